@@ -1,0 +1,57 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What can be wrong with a reading or a write, as far as anybody above an adapter branches on it.
+// Adapters wrap these with the place: "modbus: 10.0.0.7:502 unit 3 holding 40..41: no answer".
+var (
+	ErrUnknownPoint = errors.New("unknown point")
+	ErrReadOnly     = errors.New("the point cannot be written")
+	// ErrRange: the value is outside the limits, not a word of the enum, of the wrong type, or
+	// cannot be represented in the register. Nothing was sent to the device.
+	ErrRange = errors.New("value not allowed")
+	// ErrRefused: the device answered and said no. The chain holds a *Refusal.
+	ErrRefused = errors.New("the device refused")
+	// ErrNoAnswer: the device could not be reached, or did not answer in time. A write was not sent.
+	ErrNoAnswer = errors.New("no answer")
+	// ErrUncertain: a write was sent and no answer came; the device may have executed it (MB-75).
+	ErrUncertain = errors.New("sent, but not confirmed; the device may have executed it")
+	// ErrNotAvailable: the device answered with the value that its manual defines as "no value".
+	ErrNotAvailable = errors.New("the device has no value")
+	// ErrOutOfRange: the reading lies outside the range that the mapping gives for a good one.
+	ErrOutOfRange = errors.New("out of range")
+)
+
+// Refusal is a device's own "no": a Modbus exception or a CoAP error code. errors.Is(r, ErrRefused).
+type Refusal struct {
+	Protocol string // "modbus" or "coap"
+	Code     string // "2", "4.04"
+	Name     string // "illegal data address"
+}
+
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("exception %s (%s)", r.Code, r.Name)
+}
+
+// Is makes every Refusal an ErrRefused.
+func (r *Refusal) Is(target error) bool { return target == ErrRefused }
+
+// Reason is the short word that stands for err in a message's quality field: "" for nil,
+// "device" (it refused), "not available", "out of range", or "comm".
+func Reason(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, ErrRefused):
+		return "device"
+	case errors.Is(err, ErrNotAvailable):
+		return "not available"
+	case errors.Is(err, ErrOutOfRange):
+		return "out of range"
+	default:
+		return "comm"
+	}
+}

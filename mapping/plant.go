@@ -1,0 +1,45 @@
+package mapping
+
+import (
+	gateway "iothub-gateway"
+	"iothub-gateway/adapters/modbus"
+	"iothub-gateway/identity"
+)
+
+// Plant is a checked mapping. It cannot be wrong and is never checked again: every point has an
+// identity that exists, every method a point that exists, every address fits.
+type Plant struct {
+	Hub        Hub
+	Identities []Identity       // in the order of first mention
+	Devices    []Device         // in the order of the file
+	Links      []modbus.Config  // the southbound halves, one a link, in the order of first mention
+	Points     []gateway.Point  // the northbound halves, in the order of the file
+	Methods    []gateway.Method // in the order of the file
+}
+
+// Hub is the IoT Hub that the plant reports to.
+type Hub struct {
+	// Host is the hub's full name, which user names and tokens carry.
+	Host string
+	// Port is the TCP port; 0 means the transport's own (8883, or 443 over WebSocket).
+	Port int
+	// Transport is "mqtt" or "websocket".
+	Transport string
+	// Trust is a file of PEM certificates that sign the hub's; "" means the system's.
+	Trust string
+}
+
+// Identity is a hub identity with its credential.
+type Identity struct {
+	gateway.Identity
+	// Key refers to the shared access key; where it comes from, never the key itself.
+	Key identity.Ref
+}
+
+// Device is one entry of devices: for status pages and tables.
+type Device struct {
+	Name     string
+	Identity gateway.IdentityID // "" if the device is local
+	Link     string             // name of its link in Links
+	Unit     uint8
+}
