@@ -1,0 +1,44 @@
+package control
+
+import "time"
+
+// Status is the answer to GET /status: what the daemon is doing, in one page.
+type Status struct {
+	Mapping    string           `json:"mapping"` // path of mapping.yaml
+	Hub        string           `json:"hub"`     // name of the hub
+	PID        int              `json:"pid"`
+	Started    time.Time        `json:"started"`
+	Queue      QueueStatus      `json:"queue"`
+	Identities []IdentityStatus `json:"identities"`
+	Devices    []DeviceStatus   `json:"devices"`
+}
+
+// QueueStatus is the store-and-forward queue as a whole.
+type QueueStatus struct {
+	File    string `json:"file"`
+	Entries uint64 `json:"entries"` // waiting for the hub
+	Bytes   uint64 `json:"bytes"`   // of those entries
+	Put     uint64 `json:"put"`     // accepted since the start
+	Acked   uint64 `json:"acked"`   // acknowledged by the hub since the start
+}
+
+// IdentityStatus is one identity's connection and lane.
+type IdentityStatus struct {
+	Identity  string    `json:"identity"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"`
+	Waiting   uint64    `json:"waiting"` // entries in its lane
+	Oldest    time.Time `json:"oldest,omitzero"`
+	Acked     uint64    `json:"acked"`
+	Repeated  uint64    `json:"repeated"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// DeviceStatus is one field device.
+type DeviceStatus struct {
+	Device   string    `json:"device"`
+	Link     string    `json:"link"`
+	State    string    `json:"state"` // "up", "down" or "unknown"
+	LastGood time.Time `json:"last_good,omitzero"`
+	Error    string    `json:"error,omitempty"`
+}
