@@ -1,0 +1,174 @@
+package hubsim
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+)
+
+// bag is the property bag at the end of a telemetry topic, decoded. Its memory is used again by the
+// next parse.
+type bag struct {
+	pairs []pair
+	buf   []byte // what the pairs point into
+	// repeated and unprintable say what is wrong with a bag that the hub nevertheless takes.
+	repeated, unprintable bool
+}
+
+// pair is one property. A null value (D2C-11) is empty.
+type pair struct{ name, value []byte }
+
+// parse decodes raw, strictly (D2C-7 to D2C-13). One leading '?' and one trailing '/' are no part of the
+// bag (D2C-4, D2C-5). Of a repeated name, compared without case, the last value counts. The error says
+// why the hub closes the connection.
+func (b *bag) parse(raw []byte) error {
+	b.pairs, b.buf, b.repeated, b.unprintable = b.pairs[:0], b.buf[:0], false, false
+	raw = bytes.TrimPrefix(raw, []byte{'?'})
+	if len(raw) > 1 {
+		raw = bytes.TrimSuffix(raw, []byte{'/'})
+	}
+	if cap(b.buf) < len(raw) { // the pairs point into buf: it must not move
+		b.buf = make([]byte, 0, 2*len(raw))
+	}
+	for len(raw) > 0 {
+		text, rest, more := bytes.Cut(raw, []byte{'&'})
+		raw = rest
+		if len(text) == 0 {
+			return fmt.Errorf("the property bag begins with & or has && (D2C-12)")
+		}
+		if err := b.parsePair(text); err != nil {
+			return err
+		}
+		if more && len(rest) == 0 {
+			return nil // one & at the end is tolerated
+		}
+	}
+	return nil
+}
+
+func (b *bag) parsePair(text []byte) error {
+	rawName, rawValue, _ := bytes.Cut(text, []byte{'='})
+	if len(rawName) == 0 {
+		return fmt.Errorf("a property has no name: %q (D2C-12)", text)
+	}
+	if bytes.IndexByte(rawValue, '=') >= 0 {
+		return fmt.Errorf("a second = in %q must be %%3D (D2C-12)", text)
+	}
+	name, err := b.decode(rawName)
+	if err != nil {
+		return err
+	}
+	value, err := b.decode(rawValue)
+	if err != nil {
+		return err
+	}
+	for i := range b.pairs {
+		if bytes.EqualFold(b.pairs[i].name, name) {
+			b.repeated = true
+			b.pairs[i] = pair{name, value}
+			return nil
+		}
+	}
+	b.pairs = append(b.pairs, pair{name, value})
+	return nil
+}
+
+// decode appends the percent-decoded text to b.buf and returns it.
+func (b *bag) decode(text []byte) ([]byte, error) {
+	start := len(b.buf)
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if c == '%' {
+			if i+2 >= len(text) || !isHex(text[i+1]) || !isHex(text[i+2]) {
+				return nil, fmt.Errorf("%q: %% is not followed by two hex digits (D2C-7)", text)
+			}
+			c = unhex(text[i+1])<<4 | unhex(text[i+2])
+			i += 2
+		} else if !mayStandRaw(c) {
+			return nil, fmt.Errorf("%q: %q must be %%%02X (D2C-9, CLOSE-4, CLOSE-5)", text, rune(c), c)
+		}
+		if c < ' ' || c > '~' {
+			b.unprintable = true
+		}
+		b.buf = append(b.buf, c)
+	}
+	return b.buf[start:], nil
+}
+
+// mayStandRaw tells what need not be percent-encoded: RFC 3986's unreserved characters, the $ of system
+// properties (D2C-16) and what JavaScript's encodeURIComponent leaves alone.
+func mayStandRaw(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	return strings.IndexByte("-._~$!'()*", c) >= 0
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+func unhex(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c <= 'F':
+		return c - 'A' + 10
+	}
+	return c - 'a' + 10
+}
+
+// size is what the bag counts towards the limit of a message: application names and values, and the
+// values of system properties (D2C-24).
+func (b *bag) size() int {
+	n := 0
+	for _, p := range b.pairs {
+		if !isSystem(p.name) {
+			n += len(p.name)
+		}
+		n += len(p.value)
+	}
+	return n
+}
+
+func isSystem(name []byte) bool { return bytes.HasPrefix(name, []byte("$.")) }
+
+// systemName is the hub-side name of a system property (D2C-16, D2C-17), or "" for an application
+// property. An unknown $. name stays as it is.
+func systemName(name string) string {
+	switch name {
+	case "$.mid":
+		return "message-id"
+	case "$.cid":
+		return "correlation-id"
+	case "$.uid":
+		return "user-id"
+	case "$.to":
+		return "to"
+	case "$.exp":
+		return "absolute-expiry-time"
+	case "$.ct":
+		return "content-type"
+	case "$.ce":
+		return "content-encoding"
+	case "$.on":
+		return "outputName"
+	case "$.ifid":
+		return "iothub-interface-id"
+	case "$.sub":
+		return "dt-subject"
+	case "$.schema", "iothub-message-schema":
+		return "iothub-message-schema"
+	case "$.ctime", "iothub-creation-time-utc":
+		return "iothub-creation-time-utc"
+	case "$.diagid":
+		return "Diagnostic-Id"
+	case "$.diagctx":
+		return "Correlation-Context"
+	}
+	if strings.HasPrefix(name, "$.") {
+		return name
+	}
+	return ""
+}

@@ -1,0 +1,85 @@
+package hubsim
+
+import (
+	"net"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Config says what hub to be. The zero Config is a hub called localhost on free ports that keeps
+// everything in memory.
+type Config struct {
+	// HostName is the hub's name, which user names and tokens carry; "" is "localhost". localhost,
+	// 127.0.0.1 and ::1 are accepted in its place, with any port.
+	HostName string
+	// Dir holds ca.pem, ca.key, hub.json (devices, keys, policies) and messages/; it is created. ""
+	// keeps all of it in memory.
+	Dir string
+	// MQTT and HTTPS are listen addresses, such as "127.0.0.1:8883"; "" is "127.0.0.1:0".
+	MQTT, HTTPS string
+	// MaxStored bounds the bytes of stored messages; 0 is 256 MiB. The oldest go first, in blocks of
+	// about a sixteenth of the bound.
+	MaxStored int64
+	// ReadAhead is how many unacknowledged publishes of a connection the hub reads before it stops
+	// reading (D2C-26); 0 is 16.
+	ReadAhead int
+	// ExpiryGrace is how long a connection outlives its token (CON-48); 0 is 10 minutes, negative none.
+	ExpiryGrace time.Duration
+	// RetainProperty is the application property that a message with RETAIN gets, value "true"
+	// (D2C-22); "" is "mqtt-retain".
+	RetainProperty string
+	// RefuseFilters answers a SUBSCRIBE to an undocumented filter with 0x80 rather than closing the
+	// connection (open question Q4).
+	RefuseFilters bool
+	// Log gets one line for each thing that a client did wrong. The zero Logger discards.
+	Log zerolog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.HostName == "" {
+		c.HostName = "localhost"
+	}
+	if c.MQTT == "" {
+		c.MQTT = "127.0.0.1:0"
+	}
+	if c.HTTPS == "" {
+		c.HTTPS = "127.0.0.1:0"
+	}
+	if c.MaxStored <= 0 {
+		c.MaxStored = 256 << 20
+	}
+	if c.ReadAhead <= 0 {
+		c.ReadAhead = 16
+	}
+	switch {
+	case c.ExpiryGrace == 0:
+		c.ExpiryGrace = 10 * time.Minute
+	case c.ExpiryGrace < 0:
+		c.ExpiryGrace = 0
+	}
+	if c.RetainProperty == "" {
+		c.RetainProperty = "mqtt-retain"
+	}
+	return c
+}
+
+// answersTo tells whether host, as a user name or a token spells it, means the hub called name.
+func answersTo(name, host string) bool {
+	host = hostOnly(host)
+	for _, accepted := range []string{hostOnly(name), "localhost", "127.0.0.1", "::1"} {
+		if strings.EqualFold(host, accepted) {
+			return true
+		}
+	}
+	return false
+}
+
+// hostOnly is host without its port and brackets.
+func hostOnly(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
+	}
+	return strings.Trim(host, "[]")
+}

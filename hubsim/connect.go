@@ -1,0 +1,239 @@
+package hubsim
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// refusal is a CONNECT that gets a CONNACK with a return code other than 0, or none with code 0.
+type refusal struct {
+	code byte
+	why  string
+}
+
+func (r *refusal) Error() string {
+	if r.code == 0 {
+		return r.why + ": IoT Hub closes the connection"
+	}
+	return fmt.Sprintf("%s: CONNACK %d", r.why, r.code)
+}
+
+func refuse(code byte, format string, args ...any) *refusal {
+	return &refusal{code: code, why: fmt.Sprintf(format, args...)}
+}
+
+// admission is what a good CONNECT proves.
+type admission struct {
+	id      *identity
+	expires time.Time // of the token, without the grace
+	marks   marks
+	warning string
+}
+
+// connect reads the CONNECT, judges it and answers.
+func (s *session) connect(ctx context.Context) error {
+	s.deadline = time.Now().Add(firstPacketLimit)
+	if err := s.conn.SetDeadline(s.deadline); err != nil {
+		return err
+	}
+	header, body, err := s.in.next()
+	if err != nil {
+		return broken(err)
+	}
+	packet, bad := readConnect(header, body)
+	var got admission
+	if bad == nil {
+		got, bad = s.hub.admit(packet, time.Now())
+	}
+	if bad == nil {
+		bad = s.hub.dialledRefusal(packet.ClientIdentifier)
+	}
+	if bad != nil {
+		return s.turnAway(packet, bad)
+	}
+	s.take(packet, got)
+	present, err := got.id.bind(ctx, s, packet.CleanSession)
+	if err != nil {
+		return err
+	}
+	got.id.active.Store(time.Now().UnixNano())
+	s.hub.log.Info().Str("identity", got.id.name()).Bool("session_present", present).Msg(got.id.name() + ": connected")
+	if got.warning != "" {
+		s.warn(got.warning)
+	}
+	return nil
+}
+
+// take fills in what CONNECT settled.
+func (s *session) take(p *packets.ConnectPacket, got admission) {
+	s.id, s.marks = got.id, got.marks
+	s.topics = topicsOf(got.id.DeviceID, got.id.ModuleID)
+	s.expires = got.expires.Add(s.hub.cfg.ExpiryGrace)
+	s.idle = idleLimit(p.Keepalive)
+	s.dials = [2]*dial{s.hub.dials.of(""), s.hub.dials.of(got.id.name())}
+	if p.WillFlag {
+		s.will = p
+	}
+}
+
+// idleLimit is one and a half keep-alives, at most idleCap; keep-alive 0 is the cap too (CON-42).
+func idleLimit(keepAlive uint16) time.Duration {
+	if keepAlive == 0 {
+		return idleCap
+	}
+	return min(time.Duration(keepAlive)*1500*time.Millisecond, idleCap)
+}
+
+// readConnect decodes the first packet. The protocol level comes first: what follows it in another
+// version of MQTT has another form (CON-32).
+func readConnect(header byte, body []byte) (*packets.ConnectPacket, *refusal) {
+	if header>>4 != packets.Connect {
+		return nil, refuse(0, "the first packet is not CONNECT but type %d (CLOSE-16)", header>>4)
+	}
+	if level, ok := protocolLevel(body); ok && level != 4 {
+		return nil, refuse(packets.ErrRefusedBadProtocolVersion, "protocol level %d; IoT Hub speaks MQTT 3.1.1, level 4 (CON-32)", level)
+	}
+	packet, err := unpack(header, body)
+	if err != nil {
+		return nil, refuse(0, "malformed CONNECT: %v (CLOSE-16)", err)
+	}
+	p := packet.(*packets.ConnectPacket)
+	switch {
+	case p.ProtocolName != "MQTT":
+		return nil, refuse(packets.ErrRefusedBadProtocolVersion, "protocol %q is not MQTT (CON-32)", p.ProtocolName)
+	case p.ReservedBit != 0, p.WillQos == 3, !p.WillFlag && (p.WillQos != 0 || p.WillRetain), p.PasswordFlag && !p.UsernameFlag:
+		return nil, refuse(0, "malformed CONNECT: flags that contradict each other (CLOSE-16)")
+	}
+	return p, nil
+}
+
+func protocolLevel(body []byte) (level byte, ok bool) {
+	if len(body) < 2 {
+		return 0, false
+	}
+	at := 2 + int(binary.BigEndian.Uint16(body))
+	if at >= len(body) {
+		return 0, false
+	}
+	return body[at], true
+}
+
+// admit judges who the client is and whether it may connect.
+func (h *Hub) admit(p *packets.ConnectPacket, now time.Time) (admission, *refusal) {
+	const no = packets.ErrRefusedNotAuthorised
+	user, err := parseUserName(p.Username)
+	if err != nil {
+		return admission{}, refuse(no, "user name: %v", err)
+	}
+	name := identityName(user.device, user.module)
+	switch {
+	case !answersTo(h.cfg.HostName, user.host):
+		return admission{}, refuse(no, "the user name is for the hub %q, this one is %q (CON-19)", user.host, h.cfg.HostName)
+	case p.ClientIdentifier != name:
+		return admission{}, refuse(no, "ClientId %q is not %q, which the user name says (CON-17, CON-18, CON-26)", p.ClientIdentifier, name)
+	}
+	id := h.registry.find(name)
+	if id == nil {
+		return admission{}, refuse(no, "no such device or module is registered (CON-35, 404001)")
+	}
+	if len(p.Password) == 0 {
+		return admission{}, refuse(no, "no password, and this identity proves itself with a token (CON-31)")
+	}
+	t, err := parseToken(string(p.Password))
+	if err != nil {
+		return admission{}, refuse(no, "the password is no token: %v", err)
+	}
+	got := admission{id: id, expires: t.expiry}
+	if user.short {
+		got.warning = "a user name of the old short form; use {host}/{device}/?api-version=... (CON-21)"
+	}
+	if user.parameters["api-version"] == "" {
+		got.warning = "no api-version in the user name; twins may misbehave (CON-19, CON-21)"
+	}
+	if t.policy != "" {
+		got.marks |= markPolicy
+	}
+	if why := h.checkToken(t, id, now); why != "" {
+		return admission{}, refuse(no, "token: %s", why)
+	}
+	return got, nil
+}
+
+// checkToken says why t does not prove id, "" if it does.
+func (h *Hub) checkToken(t token, id *identity, now time.Time) string {
+	if t.policy != "" {
+		if why := h.checkPolicy(t, deviceConnect); why != "" {
+			return why
+		}
+	} else if keys := h.registry.keys(id); !t.signedWith(keys[0]) && !t.signedWith(keys[1]) {
+		return "the signature is not made with a key of " + id.name() + "; is the key base64-decoded, and sr signed as it is sent? (SAS-4, SAS-5)"
+	}
+	path := "devices/" + id.DeviceID
+	if id.ModuleID != "" {
+		path += "/modules/" + id.ModuleID
+	}
+	switch {
+	case !t.covers(h.cfg.HostName, path):
+		return fmt.Sprintf("sr %q does not cover %s/%s (SAS-3, SAS-8)", t.resource, h.cfg.HostName, path)
+	case !now.Before(t.expiry):
+		return fmt.Sprintf("it expired on %s; is the clock right? (CON-35, CON-40)", t.expiry.UTC().Format(time.RFC3339))
+	}
+	return ""
+}
+
+// checkPolicy says why the shared access policy that t names did not sign it or does not grant want.
+func (h *Hub) checkPolicy(t token, want right) string {
+	for _, p := range h.registry.policies {
+		if p.Name != t.policy {
+			continue
+		}
+		if !t.signedWith(p.PrimaryKey) && !t.signedWith(p.SecondaryKey) {
+			return "the signature is not made with a key of the policy " + p.Name + " (SAS-12)"
+		}
+		for _, granted := range p.Rights {
+			if granted == want {
+				return ""
+			}
+		}
+		return fmt.Sprintf("the policy %s does not grant %s (SAS-12, SAS-13)", p.Name, want)
+	}
+	return fmt.Sprintf("there is no policy %q (SAS-12)", t.policy)
+}
+
+// dialledRefusal is what RefuseConnects asks for.
+func (h *Hub) dialledRefusal(clientID string) *refusal {
+	for _, identity := range []string{"", clientID} {
+		if code, refused := h.dials.of(identity).refuseConnect(); refused {
+			return &refusal{code: code, why: "refused by a dial"}
+		}
+	}
+	return nil
+}
+
+// turnAway answers a CONNECT that is refused. It reads on for a moment, lest packets that the client sent
+// behind its CONNECT make the network stack throw the CONNACK away.
+func (s *session) turnAway(p *packets.ConnectPacket, bad *refusal) error {
+	who := s.conn.RemoteAddr().String()
+	if p != nil && p.ClientIdentifier != "" {
+		who = p.ClientIdentifier
+	}
+	if bad.code != 0 {
+		if _, err := s.conn.Write(connack(bad.code, false)); err == nil {
+			_ = s.conn.SetReadDeadline(time.Now().Add(linger))
+			_, _ = io.CopyN(io.Discard, s.conn, maxPacket)
+		}
+	}
+	s.hub.log.Warn().Str("identity", who).Msg(who + ": " + bad.Error())
+	return errTurnedAway
+}
+
+func connack(code byte, present bool) []byte {
+	ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
+	ack.ReturnCode, ack.SessionPresent = code, present
+	return encode(ack)
+}

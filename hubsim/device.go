@@ -1,0 +1,166 @@
+package hubsim
+
+import (
+	"fmt"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+// publish handles the packet that matters.
+func (s *session) publish(header byte, body []byte) error {
+	p, err := parsePublish(header, body)
+	if err != nil {
+		return &violation{"malformed PUBLISH: " + err.Error() + " (CLOSE-16)"}
+	}
+	if p.qos == 2 {
+		return &violation{"PUBLISH at QoS 2 (D2C-21, CLOSE-1)"}
+	}
+	kind, rest := s.topics.classify(p.topic)
+	switch kind {
+	case telemetryTopic:
+		return s.telemetry(p, rest)
+	case methodAnswerTopic:
+		err = s.methodAnswer(rest, p.payload)
+	case twinGetTopic, twinPatchTopic:
+		s.warn("twins are not simulated: the request stays without an answer")
+	default:
+		return &violation{fmt.Sprintf("PUBLISH to %q: %s", p.topic, s.topics.misfit(p.topic))}
+	}
+	if err != nil || p.qos == 0 {
+		return err
+	}
+	return s.acknowledge(pendingAck{packet: p.packet})
+}
+
+// telemetry stores a message and acknowledges it once it is stored (D2C-26).
+func (s *session) telemetry(p publish, rest []byte) error {
+	if err := s.bag.parse(rest); err != nil {
+		return &violation{"PUBLISH of telemetry: " + err.Error()}
+	}
+	if size := len(p.payload) + s.bag.size(); size > maxMessage {
+		return &violation{fmt.Sprintf("a message of %d bytes, the limit is %d (D2C-24, CLOSE-8)", size, maxMessage)}
+	}
+	if s.bag.repeated {
+		s.warn("a property name appears twice in a message; the last one counts (D2C-13)")
+	}
+	if s.bag.unprintable {
+		s.warn("a property is not printable ASCII; routing queries cannot match it (D2C-14)")
+	}
+	for _, d := range s.dials {
+		if d.closeNow() {
+			return errKicked
+		}
+	}
+	r := record{generation: s.id.GenerationID, marks: s.marks, identity: s.topics.id, bag: rest, body: p.payload}
+	if p.retain {
+		r.marks |= markRetain
+	}
+	if p.dup {
+		r.marks |= markDup
+	}
+	stored, err := s.store(&r)
+	if err != nil || p.qos == 0 {
+		return err
+	}
+	a := pendingAck{packet: p.packet}
+	if !stored {
+		a.sequence = r.sequence
+	}
+	return s.acknowledge(a)
+}
+
+// store takes a message in; stored is false if the disk is still to be waited for.
+func (s *session) store(r *record) (stored bool, err error) {
+	stored, err = s.hub.store.append(r, &s.waiter)
+	if err != nil {
+		return false, err
+	}
+	s.id.messages.Add(1)
+	s.id.active.Store(r.at)
+	s.hub.received.Add(1)
+	return stored, nil
+}
+
+// acknowledge queues a PUBACK and holds the reader back while too many wait (D2C-26).
+func (s *session) acknowledge(a pendingAck) error {
+	for _, d := range s.dials {
+		d.onAck(&a)
+	}
+	full := s.out.ack(a)
+	if a.sequence != 0 {
+		// The disk may have been quicker than the line above.
+		if durable := s.hub.store.durable.Load(); durable >= a.sequence {
+			s.out.stored(durable)
+		}
+	}
+	if full && !s.out.wait(s.closing) {
+		return s.reason
+	}
+	return nil
+}
+
+// subscribe answers a SUBSCRIBE: QoS 2 is granted as 1 (C2D-5), an undocumented filter closes (CLOSE-6).
+func (s *session) subscribe(p *packets.SubscribePacket) error {
+	if len(p.Topics) == 0 || p.MessageID == 0 {
+		return &violation{"a SUBSCRIBE without a filter or packet id (CLOSE-16)"}
+	}
+	ack := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+	ack.MessageID = p.MessageID
+	for i, filter := range p.Topics {
+		switch {
+		case p.Qoss[i] > 2:
+			return &violation{"a SUBSCRIBE at QoS 3 (CLOSE-16)"}
+		case s.topics.allows(filter):
+			granted := min(p.Qoss[i], 1)
+			if !s.id.subscribe(filter, granted) {
+				return &violation{fmt.Sprintf("SUBSCRIBE to %q: more than %d subscriptions (C2D-4, CLOSE-7)", filter, maxFilters)}
+			}
+			ack.ReturnCodes = append(ack.ReturnCodes, granted)
+		case s.hub.cfg.RefuseFilters:
+			s.warn(fmt.Sprintf("SUBSCRIBE to %q: not a filter of IoT Hub (C2D-2)", filter))
+			ack.ReturnCodes = append(ack.ReturnCodes, 0x80)
+		default:
+			return &violation{fmt.Sprintf("SUBSCRIBE to %q: not a filter of IoT Hub (C2D-2, CLOSE-6)", filter)}
+		}
+	}
+	s.out.send(encode(ack))
+	return nil
+}
+
+// unsubscribe is honoured, also for what was never subscribed (C2D-15, CLOSE-22).
+func (s *session) unsubscribe(p *packets.UnsubscribePacket) error {
+	if len(p.Topics) == 0 || p.MessageID == 0 {
+		return &violation{"an UNSUBSCRIBE without a filter or packet id (CLOSE-16)"}
+	}
+	for _, filter := range p.Topics {
+		s.id.unsubscribe(filter)
+	}
+	ack := packets.NewControlPacket(packets.Unsuback).(*packets.UnsubackPacket)
+	ack.MessageID = p.MessageID
+	s.out.send(encode(ack))
+	return nil
+}
+
+// leaveWill sends the Will unless the client said DISCONNECT (WILL-3 to WILL-8).
+func (s *session) leaveWill(end error) {
+	if s.will == nil || end == nil {
+		return
+	}
+	kind, rest := s.topics.classify([]byte(s.will.WillTopic))
+	if kind != telemetryTopic || s.bag.parse(rest) != nil {
+		s.warn(fmt.Sprintf("the Will's topic %q is not for telemetry: the Will is lost (WILL-1, WILL-8)", s.will.WillTopic))
+		return
+	}
+	if s.will.WillQos == 2 {
+		s.warn("a Will at QoS 2 is sent as an ordinary message (WILL-7)")
+	}
+	r := record{
+		generation: s.id.GenerationID, marks: s.marks | markWill, identity: s.topics.id, bag: rest, body: s.will.WillMessage,
+	}
+	if s.will.WillRetain {
+		r.marks |= markRetain
+	}
+	if _, err := s.store(&r); err != nil {
+		s.warn("the Will is lost: " + err.Error())
+	}
+}

@@ -1,0 +1,30 @@
+// Package hubsim is an Azure IoT Hub on localhost: MQTT 3.1.1 over TLS and over WebSocket for devices
+// and modules, and as much of the service REST side as a test needs.
+//
+// The promise: it behaves towards a client as the real hub does where that is known (clauses CON-, SAS-,
+// D2C-, METH- and CLOSE- of the hub contract), it is strict where the real hub hangs up, and it says in
+// one log line what the client did wrong. A PUBACK means that the message is stored; with a Dir it means
+// that the message is on disk and survives kill -9 and power loss. PUBACKs come in the order of the
+// publishes. It shares no code with the gateway that it judges.
+//
+// # Azure's own REST paths
+//
+// They want "Authorization: SharedAccessSignature ..." of a shared access policy and an api-version.
+//
+//	POST /twins/{device}/methods                    call a direct method (METH-12)
+//	POST /twins/{device}/modules/{module}/methods
+//	GET  /$iothub/websocket                         MQTT over WebSocket, sub-protocol mqtt (CON-9)
+//
+// # Paths that Azure does not have
+//
+// They want the same Authorization, but no api-version; ca.pem wants neither.
+//
+//	GET  /hubsim/messages?after=N&max=N&device=ID   stored messages, a JSON array of Message; max is 1000 if not given
+//	GET  /hubsim/messages/stream?after=N&device=ID  stored messages, then live ones, as server-sent events;
+//	                                                the event's id is the sequence, Last-Event-ID is honoured
+//	GET  /hubsim/devices                            JSON array: deviceId, moduleId, connected, messages, lastActivity
+//	PUT  /hubsim/devices/{device}                   register; answers {"deviceId","moduleId","primaryKey"};
+//	PUT  /hubsim/devices/{device}/modules/{module}  a body {"primaryKey":"..."} sets the key
+//	POST /hubsim/faults                             one Faults object: the dials
+//	GET  /hubsim/ca.pem                             the certificate authority to trust
+package hubsim

@@ -1,0 +1,199 @@
+package hubsim
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+const (
+	listDefault = 1000     // messages of one answer
+	listBytes   = 16 << 20 // body bytes at which an answer ends early
+)
+
+// methodRequestBody is what the service sends (METH-12).
+type methodRequestBody struct {
+	MethodName               string          `json:"methodName"`
+	ResponseTimeoutInSeconds *int            `json:"responseTimeoutInSeconds"`
+	ConnectTimeoutInSeconds  *int            `json:"connectTimeoutInSeconds"`
+	Payload                  json.RawMessage `json:"payload"`
+}
+
+// postMethod calls a direct method (METH-8 to METH-20).
+func (h *Hub) postMethod(r *http.Request) (any, error) {
+	var body methodRequestBody
+	if err := readJSON(r, &body); err != nil {
+		return nil, err
+	}
+	call := MethodCall{Device: r.PathValue("device"), Module: r.PathValue("module"), Name: body.MethodName, Payload: body.Payload}
+	var err error
+	if call.ResponseTimeout, err = seconds("responseTimeoutInSeconds", body.ResponseTimeoutInSeconds, 5); err != nil {
+		return nil, err
+	}
+	if call.ConnectTimeout, err = seconds("connectTimeoutInSeconds", body.ConnectTimeoutInSeconds, 0); err != nil {
+		return nil, err
+	}
+	return h.CallMethod(r.Context(), call)
+}
+
+// seconds checks a time-out of METH-10 or METH-11; one that is left out is 0.
+func seconds(name string, value *int, least int) (time.Duration, error) {
+	if value == nil {
+		return 0, nil
+	}
+	if *value < least || *value > 300 {
+		return 0, apiError(errArgument).because(fmt.Sprintf("%q must be within [%d; 300]", name, least))
+	}
+	return time.Duration(*value) * time.Second, nil
+}
+
+// selection is which messages a request asks for.
+type selection struct {
+	after  uint64
+	limit  int
+	device string
+}
+
+func parseSelection(r *http.Request) (selection, error) {
+	query := r.URL.Query()
+	s := selection{limit: listDefault, device: query.Get("device")}
+	after := query.Get("after")
+	if last := r.Header.Get("Last-Event-ID"); last != "" {
+		after = last
+	}
+	var err error
+	if after != "" {
+		if s.after, err = strconv.ParseUint(after, 10, 64); err != nil {
+			return s, apiError(errArgument).because("after is not a sequence: " + after)
+		}
+	}
+	if text := query.Get("max"); text != "" {
+		if s.limit, err = strconv.Atoi(text); err != nil || s.limit < 1 {
+			return s, apiError(errArgument).because("max is not a positive number: " + text)
+		}
+	}
+	return s, nil
+}
+
+// takes tells whether m is of the device, of one of its modules, or of exactly that module.
+func (s selection) takes(m *Message) bool {
+	return s.device == "" || s.device == m.Device || s.device == m.identity()
+}
+
+func (h *Hub) getMessages(r *http.Request) (any, error) {
+	s, err := parseSelection(r)
+	if err != nil {
+		return nil, err
+	}
+	all, size := []Message{}, 0
+	for m := range h.stored(s.after) {
+		if !s.takes(&m) {
+			continue
+		}
+		all, size = append(all, m), size+len(m.Body)
+		if len(all) == s.limit || size > listBytes {
+			break
+		}
+	}
+	return all, nil
+}
+
+// streamMessages sends messages as server-sent events for as long as the client listens.
+func (h *Hub) streamMessages(w http.ResponseWriter, r *http.Request) {
+	err := h.authorize(r, serviceConnect)
+	var s selection
+	if err == nil {
+		s, err = parseSelection(r)
+	}
+	if err != nil {
+		h.writeError(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	control := http.NewResponseController(w)
+	if control.Flush() != nil {
+		return
+	}
+	for m := range h.Watch(r.Context(), s.after) {
+		if !s.takes(&m) {
+			continue
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			return
+		}
+		if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", m.Sequence, text); err != nil || control.Flush() != nil {
+			return
+		}
+	}
+}
+
+// deviceState is a line of GET /hubsim/devices.
+type deviceState struct {
+	DeviceID  string `json:"deviceId"`
+	ModuleID  string `json:"moduleId,omitempty"`
+	Connected bool   `json:"connected"`
+	// Messages counts those accepted by this run and those found on disk at its start.
+	Messages uint64 `json:"messages"`
+	// LastActivity is the last CONNECT or message, null if there was none.
+	LastActivity *time.Time `json:"lastActivity"`
+}
+
+func (h *Hub) getDevices(*http.Request) (any, error) {
+	all := []deviceState{}
+	for _, id := range h.registry.list() {
+		line := deviceState{
+			DeviceID: id.DeviceID, ModuleID: id.ModuleID,
+			Connected: id.connection() != nil, Messages: id.messages.Load(),
+		}
+		if at := id.active.Load(); at != 0 {
+			t := time.Unix(0, at).UTC()
+			line.LastActivity = &t
+		}
+		all = append(all, line)
+	}
+	return all, nil
+}
+
+// registered is what PUT /hubsim/devices/... answers, and with only the key what it takes.
+type registered struct {
+	DeviceID   string `json:"deviceId"`
+	ModuleID   string `json:"moduleId,omitempty"`
+	PrimaryKey string `json:"primaryKey"`
+}
+
+func (h *Hub) putDevice(r *http.Request) (any, error) {
+	var wish registered
+	if err := readJSON(r, &wish); err != nil {
+		return nil, err
+	}
+	done := registered{DeviceID: r.PathValue("device"), ModuleID: r.PathValue("module")}
+	for _, id := range []string{done.DeviceID, done.ModuleID} {
+		if err := checkID(id); err != nil && id != "" {
+			return nil, apiError(errArgument).because(err.Error())
+		}
+	}
+	if err := checkKey(wish.PrimaryKey); err != nil {
+		return nil, apiError(errArgument).because(err.Error())
+	}
+	var err error
+	done.PrimaryKey, err = h.registry.register(done.DeviceID, done.ModuleID, wish.PrimaryKey)
+	return done, err
+}
+
+func (h *Hub) postFaults(r *http.Request) (any, error) {
+	var f Faults
+	if err := readJSON(r, &f); err != nil {
+		return nil, err
+	}
+	kicked, err := h.apply(f)
+	if err != nil {
+		return nil, apiError(errArgument).because(err.Error())
+	}
+	return struct {
+		Kicked bool `json:"kicked"`
+	}{kicked}, nil
+}

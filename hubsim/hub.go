@@ -1,0 +1,238 @@
+package hubsim
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// Hub is one simulated IoT Hub. Its methods may be called from any goroutine, also before Run; what is
+// kept in Dir stays readable after it.
+type Hub struct {
+	cfg      Config
+	log      zerolog.Logger
+	ca       *authority
+	registry *registry
+	store    *store
+	dials    *dials
+	mqtt     net.Listener // plain; TLS is on top of it
+	https    net.Listener
+	tls      *tls.Config
+	lock     *os.File // holds Dir, nil in memory
+
+	received atomic.Uint64
+	requests atomic.Uint64 // method calls
+	started  atomic.Bool
+	sessions sync.WaitGroup // one for each session; Add only while a listener is served
+}
+
+// New binds both listeners and loads, or makes, the certificate authority and the state. It starts
+// nothing: call Run, which also lets go of the listeners. It fails if an address is in use, or if Dir
+// is another hub's, cannot be written, or is damaged.
+func New(cfg Config) (*Hub, error) {
+	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}}
+	if err := h.open(); err != nil {
+		h.release()
+		return nil, fmt.Errorf("hubsim: %w", err)
+	}
+	return h, nil
+}
+
+func (h *Hub) open() (err error) {
+	dir, messages := h.cfg.Dir, ""
+	if dir != "" {
+		messages = filepath.Join(dir, "messages")
+		if h.lock, err = lockDir(dir); err != nil {
+			return err
+		}
+	}
+	if h.ca, err = openAuthority(dir); err != nil {
+		return err
+	}
+	if h.registry, err = openRegistry(dir); err != nil {
+		return err
+	}
+	h.store = newStore(messages, h.cfg.MaxStored, func(err error) {
+		h.log.Error().Err(err).Msg("stored messages cannot be read")
+	})
+	cut, err := h.store.recover(func(r record) {
+		if id := h.registry.find(r.identity); id != nil {
+			id.messages.Add(1)
+			id.active.Store(r.at)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if cut > 0 {
+		h.log.Warn().Int64("bytes", cut).Msg("the last message file ended in an unfinished write, which was never acknowledged: cut off")
+	}
+	certificate, err := h.ca.server(hostOnly(h.cfg.HostName))
+	if err != nil {
+		return err
+	}
+	// No ALPN but HTTP/1.1: a WebSocket cannot be opened over HTTP/2 here.
+	h.tls = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}}
+	if h.mqtt, err = net.Listen("tcp", h.cfg.MQTT); err != nil {
+		return err
+	}
+	h.https, err = net.Listen("tcp", h.cfg.HTTPS)
+	return err
+}
+
+// lockDir makes dir and keeps other hubs out of it.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is in use by another hub: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
+// release lets go of what open took.
+func (h *Hub) release() {
+	for _, l := range []net.Listener{h.mqtt, h.https} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if h.lock != nil {
+		_ = h.lock.Close()
+	}
+}
+
+// Run serves both listeners until ctx ends, and returns nil then; everything it started has ended and
+// everything that was acknowledged is on disk. It returns an error when it cannot go on, such as a full
+// disk. A Hub runs once.
+func (h *Hub) Run(ctx context.Context) error {
+	if h.started.Swap(true) {
+		return errors.New("hubsim: a hub runs only once")
+	}
+	defer h.release()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var disk, doors sync.WaitGroup
+	disk.Go(func() {
+		if err := h.store.commit(); err != nil {
+			stop(&fatal{err})
+		}
+	})
+	doors.Go(func() { h.listen(ctx) })
+	doors.Go(func() {
+		if err := h.serveHTTPS(ctx); err != nil {
+			stop(&fatal{fmt.Errorf("hubsim: %s: %w", h.HTTPSAddr(), err)})
+		}
+	})
+	h.log.Info().Str("mqtt", h.MQTTAddr()).Str("https", h.HTTPSAddr()).Msg("hub is up")
+	doors.Wait()
+	h.sessions.Wait()
+	h.store.close()
+	disk.Wait()
+	h.log.Info().Msg("hub is down")
+	var bad *fatal
+	if errors.As(context.Cause(ctx), &bad) {
+		return bad.error
+	}
+	return nil
+}
+
+// fatal is what ends Run other than its ctx.
+type fatal struct{ error }
+
+// listen accepts MQTT connections until ctx ends.
+func (h *Hub) listen(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() { _ = h.mqtt.Close() })()
+	for ctx.Err() == nil {
+		raw, err := h.mqtt.Accept()
+		if err != nil {
+			// Out of descriptors, most likely: connections will end, and it will work again.
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		}
+		h.sessions.Go(func() { h.serveTLS(ctx, raw) })
+	}
+}
+
+// serveTLS serves one MQTT connection over TLS.
+func (h *Hub) serveTLS(ctx context.Context, raw net.Conn) {
+	conn := tls.Server(raw, h.tls)
+	limit, cancel := context.WithTimeout(ctx, firstPacketLimit)
+	err := conn.HandshakeContext(limit)
+	cancel()
+	if err != nil {
+		_ = raw.Close()
+		h.log.Warn().Err(err).Msg(raw.RemoteAddr().String() + ": no TLS connection; is the client set up for TLS 1.2 and for this hub's ca.pem? (CON-3, CON-11)")
+		return
+	}
+	h.newSession(conn, raw.Close).run(ctx)
+}
+
+// MQTTAddr is the host:port where MQTT over TLS is served.
+func (h *Hub) MQTTAddr() string { return h.mqtt.Addr().String() }
+
+// HTTPSAddr is the host:port where REST and MQTT over WebSocket are served.
+func (h *Hub) HTTPSAddr() string { return h.https.Addr().String() }
+
+// CAPEM is the certificate of the hub's authority, for a client's trust file.
+func (h *Hub) CAPEM() []byte { return append([]byte(nil), h.ca.pem...) }
+
+// CAPool trusts the hub's authority and nothing else.
+func (h *Hub) CAPool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(h.ca.certificate)
+	return pool
+}
+
+// Register makes a device, or with a module id a module and its device, unless they exist. It returns
+// the primary key in base64. The error names a bad id, or the state file that could not be written.
+func (h *Hub) Register(device, module string) (key string, err error) {
+	return h.registry.register(device, module, "")
+}
+
+// RegisterWithKey is Register with a primary key of the caller: base64 of 16 to 64 bytes.
+func (h *Hub) RegisterWithKey(device, module, key string) error {
+	if key == "" {
+		return errors.New("hubsim: the key is empty")
+	}
+	_, err := h.registry.register(device, module, key)
+	return err
+}
+
+// ServiceConnectionString is the connection string of the policy iothubowner (CON-8).
+func (h *Hub) ServiceConnectionString() string {
+	for _, p := range h.registry.policies {
+		if p.Name == "iothubowner" {
+			return "HostName=" + h.cfg.HostName + ";SharedAccessKeyName=" + p.Name + ";SharedAccessKey=" + p.PrimaryKey
+		}
+	}
+	return ""
+}
+
+// Received counts the telemetry messages that this Hub accepted since New, at QoS 0 and 1.
+func (h *Hub) Received() uint64 { return h.received.Load() }
+
+// Connected tells whether "device" or "device/module" has a connection.
+func (h *Hub) Connected(identity string) bool {
+	id := h.registry.find(identity)
+	return id != nil && id.connection() != nil
+}

@@ -1,0 +1,209 @@
+package hubsim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+const (
+	maxMethodPayload = 128 << 10 // each way, bytes (METH-8)
+	maxMethodCalls   = 100       // at a time and identity; the real number is not known (METH-18)
+	methodTimeout    = 30 * time.Second
+)
+
+// MethodCall is a direct method call from the service side.
+type MethodCall struct {
+	Device, Module string // Module is "" for a device
+	Name           string // METH-7
+	// Payload is JSON of at most 128 KiB; nil sends an empty body.
+	Payload json.RawMessage
+	// ResponseTimeout is how long the device may take; 0 is 30 s. REST allows 5 to 300 s (METH-10).
+	ResponseTimeout time.Duration
+	// ConnectTimeout is how long to wait for the device to connect and subscribe; 0 fails at once.
+	ConnectTimeout time.Duration
+}
+
+// MethodResult is the device's answer: its own status, and JSON, null for an empty body (METH-13).
+type MethodResult struct {
+	Status  int             `json:"status"`
+	Payload json.RawMessage `json:"payload"`
+}
+
+// answer is a PUBLISH to $iothub/methods/res/.
+type answer struct {
+	status  int
+	payload json.RawMessage
+}
+
+// calls are the open method calls of a session: methods follow the live connection (C2D-14).
+type calls struct {
+	mu   sync.Mutex // guards the fields below
+	open map[string]chan answer
+	over bool
+}
+
+// begin opens a call; the channel gets at most one answer, and is closed when the session ends first.
+func (c *calls) begin(rid string) (chan answer, *Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.open) >= maxMethodCalls {
+		return nil, apiError(errTooManyCalls)
+	}
+	answered := make(chan answer, 1)
+	if c.over {
+		close(answered)
+	} else {
+		c.open[rid] = answered
+	}
+	return answered, nil
+}
+
+// finish takes a call off the list; false means that it was not there.
+func (c *calls) finish(rid string) (chan answer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	answered, ok := c.open[rid]
+	delete(c.open, rid)
+	return answered, ok
+}
+
+// fail ends all open calls.
+func (c *calls) fail() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	for rid, answered := range c.open {
+		close(answered)
+		delete(c.open, rid)
+	}
+}
+
+// CallMethod calls a direct method over the device's MQTT connection, the same way as REST does, and
+// returns what the device answered. Its error is an *Error with the hub's code, such as 404103 for a
+// device that is not connected or not subscribed, or ctx's.
+func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error) {
+	id, bad := h.callee(c)
+	if bad != nil {
+		return MethodResult{}, bad
+	}
+	s, err := waitSubscribed(ctx, id, c.ConnectTimeout)
+	if err != nil {
+		return MethodResult{}, err
+	}
+	rid := strconv.FormatUint(h.requests.Add(1), 16)
+	answered, bad := s.calls.begin(rid)
+	if bad != nil {
+		return MethodResult{}, bad
+	}
+	defer s.calls.finish(rid)
+	request := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	request.TopicName = methodRequest + c.Name + "/?$rid=" + rid // nothing follows the rid (METH-5)
+	request.Payload = c.Payload
+	s.out.send(encode(request)) // QoS 0 (METH-4, Q11)
+	limit := c.ResponseTimeout
+	if limit <= 0 {
+		limit = methodTimeout
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case a, ok := <-answered:
+		if !ok {
+			return MethodResult{}, lostCall(s)
+		}
+		return MethodResult{Status: a.status, Payload: a.payload}, nil
+	case <-timer.C:
+		return MethodResult{}, apiError(errNoAnswer).after(limit)
+	case <-ctx.Done():
+		return MethodResult{}, ctx.Err()
+	}
+}
+
+// callee checks a call and finds whom it is for.
+func (h *Hub) callee(c MethodCall) (*identity, *Error) {
+	if c.Name == "" || strings.ContainsFunc(c.Name, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`$()<>@,;:\"/[]?={}`, r)
+	}) {
+		return nil, apiError(errArgument).because(fmt.Sprintf("the method name %q has a character that is not allowed (METH-7)", c.Name))
+	}
+	if len(c.Payload) > maxMethodPayload {
+		return nil, apiError(errTooLarge).because(fmt.Sprintf("a payload of %d bytes, the limit is %d", len(c.Payload), maxMethodPayload))
+	}
+	if len(c.Payload) > 0 && !json.Valid(c.Payload) {
+		return nil, apiError(errArgument).because("the payload is not JSON")
+	}
+	if h.registry.find(c.Device) == nil {
+		return nil, apiError(errNoDevice).because("no device " + c.Device)
+	}
+	id := h.registry.find(identityName(c.Device, c.Module))
+	if id == nil {
+		return nil, apiError(errNoModule).because("no module " + c.Module + " of device " + c.Device)
+	}
+	return id, nil
+}
+
+// waitSubscribed waits until the identity is connected and subscribed to methods (METH-11, METH-14).
+func waitSubscribed(ctx context.Context, id *identity, limit time.Duration) (*session, error) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		s, changed := id.subscriber(methodFilter)
+		if s != nil {
+			return s, nil
+		}
+		if limit <= 0 {
+			return nil, apiError(errOffline).after(0)
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil, apiError(errOffline).after(limit)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// lostCall is the end of a call whose connection ended first (METH-17).
+func lostCall(s *session) *Error {
+	if s.cause() == errTakenOver {
+		return apiError(errReplaced)
+	}
+	return apiError(errOffline).after(0)
+}
+
+// methodAnswer hands a device's answer to the call that waits for it. One for a call that is over is
+// dropped (METH-20).
+func (s *session) methodAnswer(rest, payload []byte) error {
+	status, rid, err := parseMethodAnswer(rest)
+	if err != nil {
+		return &violation{fmt.Sprintf("PUBLISH to %s%s: %v", methodAnswer, rest, err)}
+	}
+	if len(payload) > maxMethodPayload {
+		return &violation{fmt.Sprintf("a method answer of %d bytes, the limit is %d (METH-8)", len(payload), maxMethodPayload)}
+	}
+	answered, waiting := s.calls.finish(rid)
+	if !waiting {
+		s.hub.log.Info().Str("identity", s.id.name()).Msgf("%s: answer to method call %q, which is over or never was: dropped (METH-20)", s.id.name(), rid)
+		return nil
+	}
+	a := answer{status: status, payload: json.RawMessage("null")}
+	switch {
+	case json.Valid(payload):
+		a.payload = append(json.RawMessage(nil), payload...)
+	case len(payload) > 0:
+		s.warn("a method answer that is not JSON; it is passed on as a string (METH-21)")
+		if a.payload, err = json.Marshal(string(payload)); err != nil {
+			return err
+		}
+	}
+	answered <- a // holds one, and nobody else sends: finish gave it to us alone
+	return nil
+}

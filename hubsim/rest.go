@@ -1,0 +1,204 @@
+package hubsim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"crypto/tls"
+)
+
+const (
+	// maxRequest bounds the body of a REST request: a method payload and what is around it.
+	maxRequest = 2 * maxMethodPayload
+	// goodbye is how long requests may take to finish when the hub stops.
+	goodbye = 500 * time.Millisecond
+)
+
+// endpoint answers a REST request: a value to be written as JSON, or an error.
+type endpoint func(r *http.Request) (any, error)
+
+// serveHTTPS serves REST and WebSocket until ctx ends and every connection is closed.
+func (h *Hub) serveHTTPS(ctx context.Context) error {
+	var conns sync.WaitGroup
+	server := &http.Server{
+		Handler:           h.handler(ctx),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: firstPacketLimit, IdleTimeout: 2 * time.Minute,
+		ErrorLog: log.New(h.log, "", 0),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				conns.Done()
+			}
+		},
+	}
+	done := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(done)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+		defer cancel()
+		if server.Shutdown(limit) != nil {
+			_ = server.Close()
+		}
+	})()
+	err := server.Serve(tls.NewListener(h.https, h.tls))
+	if !errors.Is(err, http.ErrServerClosed) {
+		_ = server.Close()
+		conns.Wait()
+		return err
+	}
+	<-done
+	conns.Wait()
+	return nil
+}
+
+// handler routes the HTTPS side.
+func (h *Hub) handler(ctx context.Context) http.Handler {
+	mux := http.NewServeMux()
+	azure := func(pattern string, want right, f endpoint) {
+		mux.Handle(pattern, h.answer(func(r *http.Request) (any, error) {
+			if err := h.authorize(r, want); err != nil {
+				return nil, err
+			}
+			if checkVersion(r.URL.Query().Get("api-version")) != nil {
+				return nil, apiError(errVersion)
+			}
+			return f(r)
+		}))
+	}
+	own := func(pattern string, want right, f endpoint) {
+		mux.Handle(pattern, h.answer(func(r *http.Request) (any, error) {
+			if err := h.authorize(r, want); err != nil {
+				return nil, err
+			}
+			return f(r)
+		}))
+	}
+	azure("POST /twins/{device}/methods", serviceConnect, h.postMethod)
+	azure("POST /twins/{device}/modules/{module}/methods", serviceConnect, h.postMethod)
+	own("GET /hubsim/messages", serviceConnect, h.getMessages)
+	own("GET /hubsim/devices", serviceConnect, h.getDevices)
+	own("PUT /hubsim/devices/{device}", registryWrite, h.putDevice)
+	own("PUT /hubsim/devices/{device}/modules/{module}", registryWrite, h.putDevice)
+	own("POST /hubsim/faults", serviceConnect, h.postFaults)
+	mux.HandleFunc("GET /hubsim/messages/stream", h.streamMessages)
+	mux.HandleFunc("GET /hubsim/ca.pem", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		_, _ = w.Write(h.ca.pem)
+	})
+	mux.HandleFunc("/$iothub/websocket", func(w http.ResponseWriter, r *http.Request) { h.websocket(ctx, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			http.Error(w, "a WebSocket is at /$iothub/websocket", http.StatusBadRequest) // CON-9
+			return
+		}
+		http.NotFound(w, r)
+	})
+	return unblocked(mux)
+}
+
+// unblocked cuts the reads and writes of a request short when the server stops.
+func unblocked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer context.AfterFunc(r.Context(), func() {
+			control := http.NewResponseController(w)
+			_ = control.SetReadDeadline(time.Now())
+			_ = control.SetWriteDeadline(time.Now())
+		})()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// answer writes what an endpoint returns.
+func (h *Hub) answer(f endpoint) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		value, err := f(r)
+		if err != nil {
+			h.writeError(w, r, err)
+			return
+		}
+		body, err := json.Marshal(value)
+		if err != nil {
+			h.writeError(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		_, _ = w.Write(body)
+	})
+}
+
+// writeError writes an error in the form of SVC-5.
+func (h *Hub) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	var bad *Error
+	if !errors.As(err, &bad) {
+		bad = apiError(errInternal).because(err.Error())
+	}
+	h.log.Warn().Int("status", bad.Status).Msgf("%s %s: %s", r.Method, r.URL.Path, strings.TrimPrefix(bad.Error(), "hubsim: "))
+	body, err := bad.body(time.Now())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("iothub-errorcode", bad.Name)
+	w.WriteHeader(bad.Status)
+	_, _ = w.Write(body)
+}
+
+// authorize wants a token of a policy that grants want, about the hub or the path (SVC-2, SAS-12). A
+// typed nil must not leave it, hence error.
+func (h *Hub) authorize(r *http.Request, want right) error {
+	refused := func(why string) error { return apiError(errUnauthorized).because("Unauthorized: " + why) }
+	text := r.Header.Get("Authorization")
+	if text == "" {
+		return refused("no Authorization header")
+	}
+	t, err := parseToken(text)
+	if err != nil {
+		return refused("not a shared access signature: " + err.Error())
+	}
+	if t.policy == "" {
+		return refused("the service side wants the token of a shared access policy, with skn (SAS-12)")
+	}
+	if why := h.checkPolicy(t, want); why != "" {
+		return refused(why)
+	}
+	if path := strings.TrimPrefix(r.URL.Path, "/"); !t.covers(h.cfg.HostName, path) {
+		return refused(fmt.Sprintf("sr %q does not cover %s/%s (SAS-8)", t.resource, h.cfg.HostName, path))
+	}
+	if !time.Now().Before(t.expiry) {
+		return refused("the token expired")
+	}
+	return nil
+}
+
+// readJSON decodes a request's body; an empty one changes nothing.
+func readJSON(r *http.Request, into any) error {
+	text, err := io.ReadAll(r.Body)
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return apiError(errTooLarge).because(fmt.Sprintf("a body of more than %d bytes", tooLong.Limit))
+	}
+	if err != nil {
+		return err
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return apiError(errArgument).because("the body is not what this call takes: " + err.Error())
+	}
+	return nil
+}

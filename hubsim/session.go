@@ -1,0 +1,247 @@
+package hubsim
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+const (
+	// firstPacketLimit is how long a client may take for its CONNECT (CON-33).
+	firstPacketLimit = 30 * time.Second
+	// linger is how long the hub reads on behind a refusal.
+	linger = 250 * time.Millisecond
+	// idleCap bounds one and a half keep-alives (CON-42).
+	idleCap = 1767 * time.Second
+)
+
+// Why a session ended.
+var (
+	errTakenOver  = errors.New("another connection with the same id took over (CON-45, 400027)")
+	errKicked     = errors.New("cut by a dial")
+	errIdle       = errors.New("no packet for one and a half keep-alives (CON-42, CLOSE-9, 404104)")
+	errExpired    = errors.New("the token expired and the grace is over (CON-48, CLOSE-10, 401003)")
+	errTurnedAway = errors.New("refused") // logged with the true reason where it was refused
+	errNoConnect  = errors.New("no CONNECT within 30 s (CON-33, CLOSE-16)")
+)
+
+// violation is something a client must not do: the hub closes the connection (CLOSE-0).
+type violation struct{ what string }
+
+func (v *violation) Error() string { return v.what + ": IoT Hub closes the connection" }
+
+// session is one MQTT connection, from its first byte to its last. The goroutine in run reads and
+// decides; outbox.run writes.
+type session struct {
+	hub   *Hub
+	conn  net.Conn
+	abort func() error // cuts conn at once
+
+	// owned by run
+	in       *packetReader
+	bag      bag
+	deadline time.Time // of the read that is waiting
+	idle     time.Duration
+	expires  time.Time
+	topics   topics
+	warned   map[string]bool
+	will     *packets.ConnectPacket // nil without one
+
+	// set before anybody else sees the session, then never changed
+	id     *identity
+	marks  marks
+	dials  [2]*dial
+	out    *outbox
+	waiter waiter
+	calls  calls
+
+	once    sync.Once
+	reason  error         // why it is closing; readable once closing is closed
+	closing chan struct{} // closed: stop
+	ended   chan struct{} // closed: nothing of it is left
+}
+
+// newSession makes the session of a connection; abort must cut it at once.
+func (h *Hub) newSession(conn net.Conn, abort func() error) *session {
+	s := &session{
+		hub: h, conn: conn, abort: abort,
+		out:     newOutbox(conn, h.cfg.ReadAhead),
+		calls:   calls{open: map[string]chan answer{}},
+		warned:  map[string]bool{},
+		closing: make(chan struct{}), ended: make(chan struct{}),
+	}
+	s.in = newPacketReader(idleReader{s})
+	s.waiter.stored = s.out.stored
+	return s
+}
+
+// idleReader gives every read the time until the keep-alive or the token runs out. A packet restarts the
+// clock, a byte does not (CON-43).
+type idleReader struct{ *session }
+
+func (r idleReader) Read(p []byte) (int, error) {
+	if r.in.complete {
+		r.in.complete = false
+		r.deadline = time.Now().Add(r.idle)
+		if !r.expires.IsZero() && r.expires.Before(r.deadline) {
+			r.deadline = r.expires
+		}
+		if err := r.conn.SetReadDeadline(r.deadline); err != nil {
+			return 0, err
+		}
+	}
+	return r.conn.Read(p)
+}
+
+// kill makes the session end for reason; the first reason stands. It does not wait.
+func (s *session) kill(reason error) {
+	s.once.Do(func() {
+		s.reason = reason
+		close(s.closing)
+		_ = s.abort()
+	})
+}
+
+// cause is why the session is closing, nil if it is not.
+func (s *session) cause() error {
+	select {
+	case <-s.closing:
+		return s.reason
+	default:
+		return nil
+	}
+}
+
+// run serves the connection until it ends and leaves nothing behind.
+func (s *session) run(ctx context.Context) {
+	defer close(s.ended)
+	defer context.AfterFunc(ctx, func() { s.kill(errStopped) })()
+	defer s.conn.Close()
+	if err := s.connect(ctx); err != nil {
+		s.logEnd(s.because(err))
+		return
+	}
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		if err := s.out.run(stop); err != nil {
+			s.kill(err)
+		}
+	})
+	err := s.because(s.loop())
+	s.once.Do(func() { // the connection stays until the last PUBACK is written
+		s.reason = err
+		close(s.closing)
+	})
+	close(stop)
+	writer.Wait()
+	s.calls.fail()
+	s.leaveWill(err)
+	s.logEnd(err)
+	s.id.unbind(s)
+}
+
+// because finds the reason behind an error of reading: a kill, or a deadline, shows as that first.
+func (s *session) because(err error) error {
+	if cause := s.cause(); cause != nil {
+		return cause
+	}
+	var bad *violation
+	if err == nil || errors.As(err, &bad) || time.Now().Before(s.deadline) {
+		return err
+	}
+	switch {
+	case s.id == nil:
+		return errNoConnect
+	case !s.expires.IsZero() && !s.deadline.Before(s.expires):
+		return errExpired
+	}
+	return errIdle
+}
+
+// loop handles packets until the end; nil is a DISCONNECT.
+func (s *session) loop() error {
+	for {
+		header, body, err := s.in.next()
+		if err != nil {
+			return broken(err)
+		}
+		select {
+		case <-s.closing:
+			return s.reason
+		default:
+		}
+		done, err := s.handle(header, body)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// broken is the violation behind an error of the packet reader, if it is one.
+func broken(err error) error {
+	switch {
+	case errors.Is(err, errTooLong):
+		return &violation{err.Error() + " (CLOSE-8)"}
+	case errors.Is(err, errBadLength):
+		return &violation{err.Error() + " (CLOSE-16)"}
+	}
+	return err
+}
+
+// handle answers one packet; done is a DISCONNECT.
+func (s *session) handle(header byte, body []byte) (done bool, err error) {
+	if header>>4 == packets.Publish {
+		return false, s.publish(header, body)
+	}
+	packet, err := unpack(header, body)
+	if err != nil {
+		return false, &violation{"malformed packet: " + err.Error() + " (CLOSE-16)"}
+	}
+	switch p := packet.(type) {
+	case *packets.PingreqPacket:
+		s.out.send([]byte{packets.Pingresp << 4, 0})
+	case *packets.SubscribePacket:
+		return false, s.subscribe(p)
+	case *packets.UnsubscribePacket:
+		return false, s.unsubscribe(p)
+	case *packets.PubackPacket: // nothing is sent at QoS 1 yet
+	case *packets.DisconnectPacket:
+		return true, nil
+	case *packets.ConnectPacket:
+		return false, &violation{"a second CONNECT (CLOSE-16)"}
+	default:
+		return false, &violation{"a client must not send " + packets.PacketNames[header>>4] + " (CLOSE-16)"}
+	}
+	return false, nil
+}
+
+// logEnd writes the one line about the end of the session.
+func (s *session) logEnd(err error) {
+	name := s.conn.RemoteAddr().String()
+	if s.id != nil {
+		name = s.id.name()
+	}
+	var bad *violation
+	switch {
+	case errors.Is(err, errTurnedAway):
+	case err == nil:
+		s.hub.log.Info().Str("identity", name).Msg(name + ": disconnected")
+	case errors.As(err, &bad), errors.Is(err, errIdle), errors.Is(err, errExpired), errors.Is(err, errTakenOver), errors.Is(err, errNoConnect):
+		s.hub.log.Warn().Str("identity", name).Msg(name + ": " + err.Error())
+	default:
+		s.hub.log.Info().Str("identity", name).Err(err).Msg(name + ": connection lost")
+	}
+}
+
+// warn logs a thing that the hub tolerates, once for each session.
+func (s *session) warn(what string) {
+	if !s.warned[what] {
+		s.warned[what] = true
+		s.hub.log.Warn().Str("identity", s.id.name()).Msg(s.id.name() + ": " + what)
+	}
+}

@@ -1,0 +1,128 @@
+package hubsim
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// topicKind is what a documented topic that a client may publish to is for.
+type topicKind uint8
+
+const (
+	notATopic topicKind = iota
+	telemetryTopic
+	twinGetTopic
+	twinPatchTopic
+	methodAnswerTopic
+)
+
+const (
+	twinGet      = "$iothub/twin/GET/"
+	twinPatch    = "$iothub/twin/PATCH/properties/reported/"
+	methodAnswer = "$iothub/methods/res/"
+
+	methodFilter  = "$iothub/methods/POST/#"
+	methodRequest = "$iothub/methods/POST/"
+)
+
+// topics are the topics and filters of one identity.
+type topics struct {
+	id     string // "device" or "device/module"
+	events []byte
+	// filters are what it may subscribe to.
+	filters []string
+}
+
+// topicsOf forms the topics of an identity; module is "" for a device (D2C-1, D2C-2, C2D-1, C2D-3,
+// TWIN-1, TWIN-12, METH-1, EDGE-10).
+func topicsOf(device, module string) topics {
+	t := topics{id: identityName(device, module)}
+	t.filters = []string{
+		"$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", methodFilter, "$iothub/credentials/res/#",
+	}
+	root := "devices/" + device
+	if module != "" {
+		root += "/modules/" + module
+		t.filters = append(t.filters, root+"/#", root+"/inputs/#")
+	} else {
+		t.filters = append(t.filters, "devices/+/messages/devicebound/#")
+	}
+	t.filters = append(t.filters, root+"/messages/devicebound/#")
+	t.events = []byte(root + "/messages/events")
+	return t
+}
+
+// classify tells what a PUBLISH topic is for. rest is what follows the fixed part: the property bag of
+// telemetry, otherwise what follows the prefix.
+func (t *topics) classify(topic []byte) (kind topicKind, rest []byte) {
+	if rest, ok := bytes.CutPrefix(topic, t.events); ok {
+		if len(rest) == 0 {
+			return telemetryTopic, nil // without the slash: Q18
+		}
+		if rest[0] == '/' {
+			return telemetryTopic, rest[1:]
+		}
+		return notATopic, nil
+	}
+	if rest, ok := bytes.CutPrefix(topic, []byte(methodAnswer)); ok {
+		return methodAnswerTopic, rest
+	}
+	if rest, ok := bytes.CutPrefix(topic, []byte(twinGet)); ok {
+		return twinGetTopic, rest
+	}
+	if rest, ok := bytes.CutPrefix(topic, []byte(twinPatch)); ok {
+		return twinPatchTopic, rest
+	}
+	return notATopic, nil
+}
+
+// misfit says what is wrong with a topic that classify does not know.
+func (t *topics) misfit(topic []byte) string {
+	text := string(topic)
+	parts := strings.Split(text, "/")
+	switch {
+	case strings.ContainsAny(text, "+#"):
+		return "a wildcard in the topic of a PUBLISH (CLOSE-4)"
+	case strings.HasPrefix(text, "devices/") && len(parts) > 1 && !strings.HasPrefix(text+"/", string(t.root())+"/"):
+		return "the topic names an identity other than " + t.id + " (D2C-3, CLOSE-3)"
+	default:
+		return fmt.Sprintf("not a topic of IoT Hub; telemetry goes to %s/ (CLOSE-3)", t.events)
+	}
+}
+
+func (t *topics) root() []byte { return bytes.TrimSuffix(t.events, []byte("/messages/events")) }
+
+// allows tells whether the identity may subscribe to filter (C2D-2).
+func (t *topics) allows(filter string) bool {
+	for _, f := range t.filters {
+		if f == filter {
+			return true
+		}
+	}
+	return false
+}
+
+// parseMethodAnswer reads "{status}/?$rid={rid}", what follows $iothub/methods/res/ (METH-3).
+func parseMethodAnswer(rest []byte) (status int, rid string, err error) {
+	text, query, found := strings.Cut(string(rest), "/?")
+	status, err = strconv.Atoi(text)
+	if err != nil {
+		return 0, "", fmt.Errorf("the status %q is not an integer (METH-21)", text)
+	}
+	for pair := range strings.SplitSeq(query, "&") {
+		if value, ok := strings.CutPrefix(pair, "$rid="); ok && found {
+			return status, value, nil
+		}
+	}
+	return 0, "", fmt.Errorf("the topic has no /?$rid= (METH-3)")
+}
+
+// identityName is "device" or "device/module".
+func identityName(device, module string) string {
+	if module == "" {
+		return device
+	}
+	return device + "/" + module
+}
