@@ -1,0 +1,310 @@
+package modbus
+
+import (
+	"encoding/hex"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	gateway "iothub-gateway"
+)
+
+func raw(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func reg(ty Type, change ...func(*Point)) Point {
+	p := Point{ID: "d/p", Table: Holding, Bit: WholeRegister, Type: ty, Order: "abcd", Scale: 1, Writable: true}
+	for _, c := range change {
+		c(&p)
+	}
+	return p
+}
+
+func ordered(o string) func(*Point)         { return func(p *Point) { p.Order = o } }
+func scaled(s, o float64) func(*Point)      { return func(p *Point) { p.Scale, p.Offset = s, o } }
+func missing(na ...uint64) func(*Point)     { return func(p *Point) { p.NotAvailable = na } }
+func bit(n int) func(*Point)                { return func(p *Point) { p.Bit = n } }
+func length(n int) func(*Point)             { return func(p *Point) { p.Length = n } }
+func straight(f, t [2]float64) func(*Point) { return func(p *Point) { p.Linear = &Linear{f, t} } }
+func words(w ...EnumWord) func(*Point)      { return func(p *Point) { p.Enum = w } }
+
+func in(table Table) func(*Point) { return func(p *Point) { p.Table = table } }
+
+// both are registers and values that stand for each other.
+var both = []struct {
+	name string
+	p    Point
+	raw  string
+	v    gateway.Value
+}{
+	// MB-37
+	{"f32 abcd", reg(Float32, ordered("abcd")), "42F6 E979", gateway.FloatValue(123.456)},
+	{"f32 cdab", reg(Float32, ordered("cdab")), "E979 42F6", gateway.FloatValue(123.456)},
+	{"f32 badc", reg(Float32, ordered("badc")), "F642 79E9", gateway.FloatValue(123.456)},
+	{"f32 dcba", reg(Float32, ordered("dcba")), "79E9 F642", gateway.FloatValue(123.456)},
+	{"i32 abcd", reg(Int32, ordered("abcd")), "FFFE 1DC0", gateway.IntValue(-123456)},
+	{"i32 cdab", reg(Int32, ordered("cdab")), "1DC0 FFFE", gateway.IntValue(-123456)},
+	{"i32 badc", reg(Int32, ordered("badc")), "FEFF C01D", gateway.IntValue(-123456)},
+	{"i32 dcba", reg(Int32, ordered("dcba")), "C01D FEFF", gateway.IntValue(-123456)},
+	{"u64 abcd", reg(Uint64, ordered("abcd")), "0102 0304 0506 0708", gateway.UintValue(0x0102030405060708)},
+	{"u64 cdab", reg(Uint64, ordered("cdab")), "0708 0506 0304 0102", gateway.UintValue(0x0102030405060708)},
+	{"u64 badc", reg(Uint64, ordered("badc")), "0201 0403 0605 0807", gateway.UintValue(0x0102030405060708)},
+	{"u64 dcba", reg(Uint64, ordered("dcba")), "0807 0605 0403 0201", gateway.UintValue(0x0102030405060708)},
+	{"f64 abcd", reg(Float64, ordered("abcd")), "405E DD2F 1A9F BE77", gateway.FloatValue(123.456)},
+	{"f64 cdab", reg(Float64, ordered("cdab")), "BE77 1A9F DD2F 405E", gateway.FloatValue(123.456)},
+	{"f64 badc", reg(Float64, ordered("badc")), "5E40 2FDD 9F1A 77BE", gateway.FloatValue(123.456)},
+	{"f64 dcba", reg(Float64, ordered("dcba")), "77BE 9F1A 2FDD 5E40", gateway.FloatValue(123.456)},
+	// MB-36: any permutation of 8 bytes; one register
+	{"u64 cdabghef", reg(Uint64, ordered("cdabghef")), "0304 0102 0708 0506", gateway.UintValue(0x0102030405060708)},
+	{"u64 hgfedcba", reg(Uint64, ordered("hgfedcba")), "0807 0605 0403 0201", gateway.UintValue(0x0102030405060708)},
+	{"u16 cdab", reg(Uint16, ordered("cdab")), "0102", gateway.UintValue(0x0102)},
+	{"u16 badc", reg(Uint16, ordered("badc")), "0102", gateway.UintValue(0x0201)},
+	{"u16 dcba", reg(Uint16, ordered("dcba")), "0102", gateway.UintValue(0x0201)},
+	// plain integers
+	{"i16", reg(Int16), "8000", gateway.IntValue(-32768)},
+	{"u16", reg(Uint16), "FFFF", gateway.UintValue(65535)},
+	{"u32", reg(Uint32), "FFFFFFFF", gateway.UintValue(math.MaxUint32)},
+	{"i64", reg(Int64), "8000000000000000", gateway.IntValue(math.MinInt64)},
+	{"u64", reg(Uint64), "FFFFFFFFFFFFFFFF", gateway.UintValue(math.MaxUint64)},
+	// MB-42: decimals
+	{"3 * 0.1", reg(Int16, scaled(0.1, 0)), "0003", gateway.FloatValue(0.3)},
+	{"offset", reg(Int16, scaled(0.1, -40)), "0215", gateway.FloatValue(13.3)},
+	{"scale 10", reg(Uint16, scaled(10, 0)), "0003", gateway.FloatValue(30)},
+	{"only an offset", reg(Uint16, scaled(1, 0.5)), "0003", gateway.FloatValue(3.5)},
+	{"f32 21.7", reg(Float32), "41AD999A", gateway.FloatValue(21.7)},
+	{"f32 scaled", reg(Float32, scaled(0.1, 0)), "41AD999A", gateway.FloatValue(2.17)},
+	{"linear", reg(Int16, straight([2]float64{0, 27648}, [2]float64{-50, 150})), "3600", gateway.FloatValue(50)},
+	{"linear thirds", reg(Int16, straight([2]float64{0, 3}, [2]float64{0, 10})), "0001", gateway.FloatValue(10.0 / 3)},
+	{"linear falling", reg(Int16, straight([2]float64{0, 100}, [2]float64{10, 0})), "0019", gateway.FloatValue(7.5)},
+	// words, texts, bits
+	{"enum", reg(Uint16, words(EnumWord{0, "off"}, EnumWord{2, "manual"})), "0002", gateway.TextValue("manual")},
+	{"enum below 0", reg(Int16, words(EnumWord{-1, "fault"})), "FFFF", gateway.TextValue("fault")},
+	{"enum u64", reg(Uint64, words(EnumWord{7, "on"})), "0000000000000007", gateway.TextValue("on")},
+	{"enum of a coil", reg(Bool, in(Coil), words(EnumWord{0, "open"}, EnumWord{1, "closed"})), "01", gateway.TextValue("closed")},
+	{"coil", reg(Bool, in(Coil)), "01", gateway.BoolValue(true)},
+	{"coil off", reg(Bool, in(Coil)), "00", gateway.BoolValue(false)},
+	{"bool register", reg(Bool), "0001", gateway.BoolValue(true)},
+	{"string", reg(String, length(6)), "5075 6D70 0000", gateway.TextValue("Pump")},
+	{"string badc", reg(String, length(4), ordered("badc")), "7550 706D", gateway.TextValue("Pump")},
+	{"string of odd length", reg(String, length(3)), "4142 4300", gateway.TextValue("ABC")},
+	{"string utf-8", reg(String, length(4)), "C3A9 0000", gateway.TextValue("é")},
+	{"string empty", reg(String, length(4)), "0000 0000", gateway.TextValue("")},
+}
+
+func TestRegistersAndValuesStandForEachOther(t *testing.T) {
+	for _, c := range both {
+		codec := newCodec(c.p)
+		got, err := codec.decode(raw(t, c.raw))
+		if err != nil || got != c.v {
+			t.Errorf("%s: decoded %v %v, want %v", c.name, got, err, c.v)
+		}
+		back, err := codec.encode(c.v)
+		if err != nil || string(back) != string(raw(t, c.raw)) {
+			t.Errorf("%s: encoded % X %v, want %s", c.name, back, err, c.raw)
+		}
+	}
+}
+
+func TestWhatRegistersMean(t *testing.T) {
+	status := reg(Uint16, func(p *Point) { p.Flags = []Flag{{0, "run"}, {3, "fault"}, {15, `a"b`}} })
+	for _, c := range []struct {
+		name string
+		p    Point
+		raw  string
+		want gateway.Value
+	}{
+		{"bit 3", reg(Bool, bit(3)), "0008", gateway.BoolValue(true)},
+		{"bit 0", reg(Bool, bit(0)), "FFFE", gateway.BoolValue(false)},
+		{"bit 15", reg(Bool, bit(15)), "8000", gateway.BoolValue(true)},
+		{"bit 0 badc", reg(Bool, bit(0), ordered("badc")), "0100", gateway.BoolValue(true)},
+		{"any bit of a bool register", reg(Bool), "8000", gateway.BoolValue(true)},
+		{"unknown enum number", reg(Uint16, words(EnumWord{0, "off"})), "0011", gateway.TextValue("17")},
+		{"unknown enum number beyond int64", reg(Uint64, words(EnumWord{0, "off"})), "FFFFFFFFFFFFFFFF", gateway.TextValue("18446744073709551615")},
+		{"flags", status, "8001", gateway.ObjectValue(`{"run":true,"fault":false,"a\"b":true}`)},
+		{"flags of 64 bits", reg(Uint64, func(p *Point) { p.Flags = []Flag{{63, "top"}} }), "8000000000000000", gateway.ObjectValue(`{"top":true}`)},
+		{"spaces at the end", reg(String, length(6)), "5075 2020 2020", gateway.TextValue("Pu")},
+		{"what follows a NUL", reg(String, length(6)), "5000 7878 7878", gateway.TextValue("P")},
+		{"latin-1", reg(String, length(4)), "B043 2020", gateway.TextValue("°C")},
+		{"minus zero", reg(Float32), "80000000", gateway.FloatValue(0)},
+		{"scale 0 is 1", reg(Int16, scaled(0, 0)), "0005", gateway.IntValue(5)},
+		{"u64 scaled", reg(Uint64, scaled(0.001, 0)), "FFFFFFFFFFFFFFFF", gateway.FloatValue(18446744073709551.615)},
+		{"an exact big sum", reg(Int64, scaled(0.01, 0)), "7FFFFFFFFFFFFFFF", gateway.FloatValue(92233720368547758.07)},
+	} {
+		got, err := newCodec(c.p).decode(raw(t, c.raw))
+		if err != nil || got != c.want || got.String() != c.want.String() {
+			t.Errorf("%s: %v %v, want %v", c.name, got, err, c.want)
+		}
+	}
+}
+
+func TestNoValueIsNeverANumber(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		p    Point
+		raw  string
+	}{
+		{"i16 sentinel", reg(Int16, missing(0x8000)), "8000"},
+		{"the bits count, not the scaled value", reg(Int16, missing(0x8000), scaled(0.1, 5)), "8000"},
+		{"the second of several", reg(Uint16, missing(1, 0xFFFF)), "FFFF"},
+		{"in the point's order", reg(Uint32, missing(0x7FFFFFFF), ordered("cdab")), "FFFF 7FFF"},
+		{"given as a negative number", reg(Int16, missing(uint64(0xFFFFFFFFFFFF8000))), "8000"},
+		{"a chosen f32", reg(Float32, missing(0xFF7FFFFF)), "FF7FFFFF"},
+		{"NaN", reg(Float32), "7FC00000"},
+		{"f64 NaN", reg(Float64, scaled(2, 0)), "7FF8000000000000"},
+		{"infinite", reg(Float32), "FF800000"},
+		{"too big once scaled", reg(Float64, scaled(1e10, 0)), "7FE0000000000000"},
+		{"enum", reg(Uint16, missing(0xFFFF), words(EnumWord{0, "off"})), "FFFF"},
+	} {
+		got, err := newCodec(c.p).decode(raw(t, c.raw))
+		if !errors.Is(err, gateway.ErrNotAvailable) || got.Kind() != gateway.Absent {
+			t.Errorf("%s: %v %v", c.name, got, err)
+		}
+	}
+}
+
+func TestWhatARegisterCannotHoldIsRefused(t *testing.T) {
+	on := gateway.BoolValue(true)
+	for _, c := range []struct {
+		name string
+		p    Point
+		v    gateway.Value
+	}{
+		{"12.34 by 0.1", reg(Int16, scaled(0.1, 0)), gateway.FloatValue(12.34)},
+		{"half a count", reg(Uint16), gateway.FloatValue(0.5)},
+		{"above i16", reg(Int16), gateway.IntValue(32768)},
+		{"below i16", reg(Int16), gateway.IntValue(-32769)},
+		{"negative u16", reg(Uint16), gateway.IntValue(-1)},
+		{"above u16 once scaled", reg(Uint16, scaled(0.1, 0)), gateway.FloatValue(6553.6)},
+		{"above u64", reg(Uint64), gateway.FloatValue(1e20)},
+		{"above f32", reg(Float32), gateway.FloatValue(1e39)},
+		{"NaN", reg(Float64), gateway.FloatValue(math.NaN())},
+		{"infinite", reg(Float32), gateway.FloatValue(math.Inf(-1))},
+		{"unknown word", reg(Uint16, words(EnumWord{0, "off"})), gateway.TextValue("on")},
+		{"number for an enum", reg(Uint16, words(EnumWord{0, "off"})), gateway.IntValue(0)},
+		{"a word too big for its register", reg(Uint16, words(EnumWord{70000, "off"})), gateway.TextValue("off")},
+		{"a word for a coil that is neither", reg(Bool, in(Coil), words(EnumWord{2, "x"})), gateway.TextValue("x")},
+		{"text for a number", reg(Uint16), gateway.TextValue("1")},
+		{"bool for a number", reg(Uint16), on},
+		{"number for a bool", reg(Bool, in(Coil)), gateway.IntValue(1)},
+		{"nothing", reg(Uint16), gateway.Value{}},
+		{"a sentinel", reg(Int16, missing(0x8000)), gateway.IntValue(-32768)},
+		{"flags", reg(Uint16, func(p *Point) { p.Flags = []Flag{{0, "run"}} }), gateway.ObjectValue(`{"run":true}`)},
+		{"flat line", reg(Uint16, straight([2]float64{0, 1}, [2]float64{5, 5})), gateway.IntValue(5)},
+		{"text too long", reg(String, length(3)), gateway.TextValue("ABCD")},
+		{"NUL", reg(String, length(3)), gateway.TextValue("A\x00")},
+		{"number for a text", reg(String, length(3)), gateway.IntValue(1)},
+	} {
+		if got, err := newCodec(c.p).encode(c.v); !errors.Is(err, gateway.ErrRange) {
+			t.Errorf("%s: % X %v", c.name, got, err)
+		}
+	}
+	_, err := newCodec(reg(Int16, scaled(0.1, 0))).encode(gateway.FloatValue(12.34))
+	if err == nil || !strings.Contains(err.Error(), "12.3") {
+		t.Errorf("the error does not name the nearest value: %v", err)
+	}
+}
+
+func TestAFloat32TakesTheNearestValue(t *testing.T) {
+	c := newCodec(reg(Float32))
+	for _, v := range []gateway.Value{gateway.FloatValue(21.7), gateway.FloatValue(0.1), gateway.IntValue(3), gateway.FloatValue(1.23456789012)} {
+		b, err := c.encode(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := v.Number()
+		if got := math.Float32frombits(uint32(gather(c.order, b))); got != float32(want) {
+			t.Errorf("%v became %v", v, got)
+		}
+	}
+}
+
+// Whatever a line is, what the device can say can be said to it.
+func TestEveryReadingCanBeWrittenBack(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	scales := []float64{1, 0.1, 0.01, 0.001, 10, 0.25, 1.0 / 3, -0.1, 1e-7, 3600}
+	for range 20000 {
+		p := reg([]Type{Int16, Uint16, Int32, Uint32, Float32, Float64}[r.IntN(6)], scaled(scales[r.IntN(len(scales))], float64(r.IntN(2000)-1000)/10))
+		if r.IntN(4) == 0 {
+			p.Linear = &Linear{From: [2]float64{float64(r.IntN(100)), 27648}, To: [2]float64{-50, 100 * r.Float64()}}
+		}
+		if p.Type >= Float32 {
+			p.Scale, p.Offset, p.Linear = 1, 0, nil
+		}
+		c := newCodec(p)
+		sent := scatterBits(c.order, r.Uint64()&mask(len(c.order)))
+		v, err := c.decode(sent)
+		if errors.Is(err, gateway.ErrNotAvailable) && p.Type >= Float32 {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%+v: %v", p, err)
+		}
+		back, err := c.encode(v)
+		if err != nil {
+			t.Fatalf("%+v: % X is %v: %v", p, sent, v, err)
+		}
+		if again, err := c.decode(back); err != nil || again != v {
+			t.Fatalf("%+v: % X is %v, written as % X, read as %v", p, sent, v, back, again)
+		}
+	}
+}
+
+func TestAnAnswerOfTheWrongSizeIsNotDecoded(t *testing.T) {
+	for _, p := range []Point{reg(Uint32), reg(Bool, in(Coil)), reg(String, length(3))} {
+		for _, n := range []int{0, 2, 3, 5, 8} {
+			if n == newCodec(p).size() {
+				continue
+			}
+			if v, err := newCodec(p).decode(make([]byte, n)); err == nil {
+				t.Errorf("%s out of %d bytes: %v", p.Type, n, v)
+			}
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, c := range both {
+		f.Add(uint8(c.p.Type), uint8(0), 1.0, 0.0, raw(f, c.raw))
+	}
+	f.Add(uint8(Float32), uint8(2), 0.1, 1e300, []byte{0x7f, 0x7f, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, ty, order uint8, scale, offset float64, b []byte) {
+		p := reg(Type(ty%10), scaled(scale, offset), ordered([]string{"abcd", "cdab", "badc", "dcba", "cdabghef", ""}[order%6]), length(int(order)%9))
+		if !finite(scale) || !finite(offset) {
+			return
+		}
+		c := newCodec(p)
+		v, err := c.decode(b)
+		switch {
+		case err == nil && len(b) != c.size():
+			t.Fatalf("%d bytes were taken for %d", len(b), c.size())
+		case err != nil && v.Kind() != gateway.Absent:
+			t.Fatalf("a value and an error: %v %v", v, err)
+		case err == nil:
+			if n, ok := v.Number(); ok && !finite(n) {
+				t.Fatalf("%v", n)
+			}
+			if p.Type != Float32 && p.Type != Float64 && p.Type != Bool && p.Type != String && c.line.unit {
+				if back, err := c.encode(v); err != nil || string(back) != string(b) {
+					t.Fatalf("% X is %v is % X %v", b, v, back, err)
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkDecodeScaled(b *testing.B) {
+	c := newCodec(reg(Int16, scaled(0.1, -40)))
+	for b.Loop() {
+		if _, err := c.decode([]byte{1, 2}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package modbus
+
+import (
+	"context"
+	"time"
+
+	gateway "iothub-gateway"
+)
+
+// cycle is the reading of some points of one device, request by request.
+type cycle struct {
+	w      *wire
+	d      *device
+	urgent bool        // somebody waits: connect without backoff
+	budget int         // requests that may search for what the device refuses
+	before func() bool // called before each request; false ends the cycle
+
+	queue    []suspect // to be searched
+	samples  []gateway.Sample
+	answered bool   // the device gave any answer
+	end      *fault // why the cycle ended early, if it did
+	missing  Block  // the request that ended it
+}
+
+// run makes the requests, then searches in what was refused.
+func (c *cycle) run(ctx context.Context, blocks []Block) {
+	for _, b := range blocks {
+		if !c.before() || !c.fetch(ctx, suspect{block: b}) {
+			return
+		}
+	}
+	for c.budget > 0 && len(c.queue) > 0 {
+		s := c.queue[0]
+		if !c.before() {
+			return
+		}
+		c.queue = c.queue[1:]
+		c.budget--
+		if !c.fetch(ctx, s) {
+			c.queue = append(c.queue, s) // another time
+			return
+		}
+	}
+}
+
+// fetch makes one request. It is false if the device did not answer: then the rest of the cycle is
+// left out, so that a dead unit costs one timeout.
+func (c *cycle) fetch(ctx context.Context, s suspect) bool {
+	raw, f := c.w.read(ctx, c.d, s.block, c.urgent)
+	switch {
+	case f == nil:
+		c.answered = true
+		c.good(s.block, raw)
+	case f.kind == impossible:
+		c.samples = append(c.samples, c.d.failed(s.block, time.Now(), f.readErr())...)
+	case !f.alive():
+		c.end, c.missing = f, s.block
+		return false
+	default:
+		c.answered = true
+		c.refused(s, f)
+	}
+	return true
+}
+
+func (c *cycle) good(b Block, raw []byte) {
+	d := c.d
+	samples := d.decode(b, raw, c.w.link.arrived)
+	c.samples = append(c.samples, samples...)
+	for n, i := range b.Points {
+		d.missed[i] = 0
+		if samples[n].Err == nil && !d.read[i] {
+			d.read[i] = true
+			d.replan()
+		}
+		if _, was := d.lore.refused[i]; was {
+			c.w.relearn(d, i)
+		}
+	}
+}
+
+// refused treats an exception: of a joined request the parts are tried next, of a single place the
+// points are bad until they are tried again (MB-7, MB-46).
+func (c *cycle) refused(s suspect, f *fault) {
+	d := c.d
+	for _, i := range s.block.Points {
+		d.missed[i] = 0
+	}
+	if f.code == illegalAddress || f.code == illegalValue {
+		if parts, ok := d.lore.divide(d, s); ok {
+			c.queue = append(c.queue, parts...)
+			d.replan()
+			return
+		}
+	}
+	c.samples = append(c.samples, d.failed(s.block, c.w.link.arrived, f.readErr())...)
+	if f.code <= illegalValue {
+		c.w.refuse(d, s.block, f)
+	}
+}
+
+// poll is one poll cycle of a device: everything that is due, planned together, handed over in one
+// piece (MB-45, MB-51).
+func (w *wire) poll(ctx context.Context, d *device) {
+	w.probed = false
+	now := time.Now()
+	groups := d.dueGroups(now)
+	c := &cycle{w: w, d: d, budget: extraMax, queue: d.lore.suspect}
+	d.lore.suspect = nil
+	c.before = func() bool {
+		w.commands(ctx) // between any two requests somebody who waits goes first
+		return ctx.Err() == nil
+	}
+	c.run(ctx, d.blocks(groups, now))
+	if len(c.queue) > 0 || len(d.lore.suspect) > 0 {
+		d.replan()
+	}
+	d.lore.suspect = c.queue
+	d.lore.settle()
+	samples := append(c.samples, w.judge(d, c)...)
+	w.a.out.put(d.index, samples)
+	waited := c.end != nil && c.end.waiting
+	skipped := d.advance(groups, time.Now())
+	w.a.note(func(s *Stats) {
+		ds := &s.Devices[d.index]
+		ds.Skipped += uint64(skipped)
+		if waited {
+			ds.Skipped++
+		} else {
+			ds.Polls++
+		}
+	})
+}
+
+// judge draws the conclusions of a poll cycle for the device's state. A point is bad after as many
+// misses in a row as the device may have; before that its last value stands (MB-58, MB-83).
+func (w *wire) judge(d *device, c *cycle) []gateway.Sample {
+	if c.answered {
+		w.up(d)
+	}
+	if c.end == nil {
+		d.last = nil
+		return nil
+	}
+	if c.end.kind == aborted || c.end.waiting {
+		return nil
+	}
+	missing := c.missing
+	d.last = &missing
+	w.a.note(func(s *Stats) { s.Devices[d.index].LastError = c.end.Error() })
+	if !c.answered {
+		d.fails++
+	}
+	if d.fails >= d.Offline.After {
+		return w.down(d, c.end)
+	}
+	var bad []int
+	for _, i := range missing.Points {
+		d.missed[i]++
+		if d.missed[i] == d.Offline.After {
+			bad = append(bad, i)
+		}
+	}
+	missing.Points = bad
+	return d.failed(missing, time.Now(), c.end.readErr())
+}
+
+// refuse notes that the device does not let the block's points be read.
+func (w *wire) refuse(d *device, b Block, why *fault) {
+	for _, i := range b.Points {
+		if _, known := d.lore.refused[i]; !known {
+			w.log.Warn().Str("device", d.Name).Str("point", string(d.Points[i].ID)).Stringer("at", b).
+				Err(why).Msg("device refuses the point; check its address in the mapping")
+		}
+		d.lore.refused[i] = time.Now().Add(refusedRetry)
+	}
+	w.showRefused(d)
+	d.replan()
+}
+
+// relearn notes that the device gave a point that it had refused: what else it taught may be out of
+// date too.
+func (w *wire) relearn(d *device, i int) {
+	delete(d.lore.refused, i)
+	clear(d.lore.cuts)
+	d.lore.strict = false
+	d.replan()
+	w.showRefused(d)
+	w.log.Info().Str("device", d.Name).Str("point", string(d.Points[i].ID)).Msg("device gives the point")
+}
+
+func (w *wire) showRefused(d *device) {
+	var ids []gateway.PointID
+	for i, p := range d.Points {
+		if _, refused := d.lore.refused[i]; refused {
+			ids = append(ids, p.ID)
+		}
+	}
+	w.a.note(func(s *Stats) { s.Devices[d.index].Refused = ids })
+}

@@ -1,0 +1,86 @@
+package modbus
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+const (
+	// refusedRetry is how often a point that the device refuses is tried again (MB-7, code 02).
+	refusedRetry = 10 * time.Minute
+	// strictAfter is how many holes between points make a device count as one that refuses every
+	// register it does not have: then nothing is joined over a gap any more (MB-46).
+	strictAfter = 3
+)
+
+// lore is what a device's refusals have taught about it, in memory only (MB-46). It belongs to the
+// wire.
+type lore struct {
+	cuts    map[Cut]bool      // places where a joined request was refused and both halves were not
+	refused map[int]time.Time // points refused on their own: when to try again
+	suspect []suspect         // parts of refused requests that are still to be tried
+	strict  bool
+}
+
+// suspect is a part of a block that the device refused. The reason is inside it, in the other part,
+// or at the cut between them.
+type suspect struct {
+	block Block
+	cut   *Cut // nil: not a part, but a whole block
+}
+
+func newLore() lore {
+	return lore{cuts: map[Cut]bool{}, refused: map[int]time.Time{}}
+}
+
+// divide notes that the device refused s, and returns the two parts to try instead; false if there
+// is nothing left to divide.
+func (l *lore) divide(d *device, s suspect) (parts []suspect, ok bool) {
+	if s.cut != nil {
+		delete(l.cuts, *s.cut) // the reason is inside, not at the edge
+	}
+	left, right, ok := split(d.Device, d.Points, s.block)
+	if !ok {
+		return nil, false
+	}
+	cut := Cut{Table: s.block.Table, Address: int(d.Points[right.Points[0]].Address)}
+	if cut.Address == int(d.Points[left.Points[0]].Address) {
+		return []suspect{{block: left}, {block: right}}, true // same place, other length: no cut can part them
+	}
+	l.cuts[cut] = true
+	return []suspect{{left, &cut}, {right, &cut}}, true
+}
+
+// settle draws the conclusion once nothing is under suspicion.
+func (l *lore) settle() {
+	if len(l.suspect) == 0 && len(l.cuts) >= strictAfter {
+		l.strict = true
+	}
+}
+
+// boundaries are all cuts that planning must respect: the learned ones, and both edges of every
+// refused point.
+func (l *lore) boundaries(points []Point) []Cut {
+	all := maps.Clone(l.cuts)
+	for i := range l.refused {
+		start, end := span(points[i])
+		all[Cut{points[i].Table, start}] = true
+		all[Cut{points[i].Table, end}] = true
+	}
+	return slices.Collect(maps.Keys(all))
+}
+
+// held tells which points normal planning leaves out: refused ones and those under suspicion.
+func (l *lore) held() map[int]bool {
+	out := make(map[int]bool, len(l.refused))
+	for i := range l.refused {
+		out[i] = true
+	}
+	for _, s := range l.suspect {
+		for _, i := range s.block.Points {
+			out[i] = true
+		}
+	}
+	return out
+}

@@ -1,0 +1,189 @@
+package modbus
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	gateway "iothub-gateway"
+)
+
+const (
+	// acceptGrace is how long accept may go on after the end of Run's ctx, so that the last
+	// readings still get through.
+	acceptGrace = 2 * time.Second
+	// acceptRetry and acceptRetryMax are the pauses after accept returned an error, doubling.
+	acceptRetry    = 100 * time.Millisecond
+	acceptRetryMax = 5 * time.Second
+)
+
+// batch is what waits to be accepted of one device: at most one reading a point.
+type batch struct {
+	device  int
+	samples []gateway.Sample
+}
+
+// outbox stands between the wire and accept. It holds at most one reading of every point, so that
+// it is bounded by the plant, and put never waits.
+type outbox struct {
+	wake  chan struct{} // capacity 1
+	ended chan struct{} // closed: nothing will be put any more
+
+	mu       sync.Mutex // guards the fields below
+	waiting  []batch    // in the order of their first reading
+	replaced uint64
+	lost     uint64
+}
+
+func newOutbox() *outbox {
+	return &outbox{wake: make(chan struct{}, 1), ended: make(chan struct{})}
+}
+
+// put adds the readings of one poll cycle. A point that still waits gets the newer reading.
+func (o *outbox) put(device int, samples []gateway.Sample) {
+	if len(samples) == 0 {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i := o.find(device); i >= 0 {
+		o.waiting[i].samples = o.merge(o.waiting[i].samples, samples)
+	} else {
+		o.waiting = append(o.waiting, batch{device: device, samples: samples})
+	}
+	o.signal()
+}
+
+// putBack returns readings that accept refused, as older than what waits.
+func (o *outbox) putBack(b batch) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i := o.find(b.device); i >= 0 {
+		b.samples = o.merge(b.samples, o.waiting[i].samples)
+		o.waiting = slices.Delete(o.waiting, i, i+1)
+	}
+	o.waiting = slices.Insert(o.waiting, 0, b)
+	o.signal()
+}
+
+func (o *outbox) find(device int) int {
+	return slices.IndexFunc(o.waiting, func(b batch) bool { return b.device == device })
+}
+
+// merge is older and then newer, without the older readings of points that are in newer.
+func (o *outbox) merge(older, newer []gateway.Sample) []gateway.Sample {
+	fresh := make(map[gateway.PointID]bool, len(newer))
+	for _, s := range newer {
+		fresh[s.Point] = true
+	}
+	kept := make([]gateway.Sample, 0, len(older)+len(newer))
+	for _, s := range older {
+		if fresh[s.Point] {
+			o.replaced++
+			continue
+		}
+		kept = append(kept, s)
+	}
+	return append(kept, newer...)
+}
+
+func (o *outbox) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take removes the batch that has waited longest.
+func (o *outbox) take() (b batch, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.waiting) == 0 {
+		return batch{}, false
+	}
+	b = o.waiting[0]
+	o.waiting = slices.Delete(o.waiting, 0, 1)
+	return b, true
+}
+
+func (o *outbox) counts() (replaced, lost uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.replaced, o.lost
+}
+
+// abandon counts what will never be accepted.
+func (o *outbox) abandon(b batch) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lost += uint64(len(b.samples))
+}
+
+// deliver hands the batches to accept, one at a time, until the outbox has ended and is empty. What
+// accept refuses is tried again; at the end, once.
+func (o *outbox) deliver(ctx context.Context, log zerolog.Logger, accept func(context.Context, []gateway.Sample) error) {
+	late, release := graceful(ctx)
+	defer release()
+	pause := time.Duration(0)
+	for {
+		last := isClosed(o.ended) // looked up before take: what was put before the end is seen
+		b, ok := o.take()
+		if !ok && last {
+			return
+		}
+		if !ok {
+			select {
+			case <-o.wake:
+			case <-o.ended: // Run always ends it
+			}
+			continue
+		}
+		err := accept(late, b.samples)
+		switch {
+		case err == nil && pause > 0:
+			pause = 0
+			log.Info().Msg("readings are accepted again")
+		case err == nil:
+		case last:
+			o.abandon(b)
+		default:
+			if pause == 0 {
+				log.Warn().Err(err).Msg("readings are not accepted, trying again")
+			}
+			o.putBack(b)
+			pause = min(max(2*pause, acceptRetry), acceptRetryMax)
+			if !sleep(ctx, pause) {
+				<-o.ended
+			}
+		}
+	}
+}
+
+// graceful is a context that ends acceptGrace after ctx, or with release.
+func graceful(ctx context.Context) (late context.Context, release func()) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		sleep(late, acceptGrace)
+		cancel()
+	})
+	return late, func() {
+		cancel()
+		if !stop() {
+			<-done
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}

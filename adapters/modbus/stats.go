@@ -1,0 +1,100 @@
+package modbus
+
+import (
+	"slices"
+	"time"
+
+	gateway "iothub-gateway"
+)
+
+// State is what is known about a device.
+type State uint8
+
+// The states of a device.
+const (
+	Unknown State = iota // not answered yet, nor failed often enough
+	Up                   // answered last time
+	Down                 // counts as offline (MB-83)
+)
+
+// String is unknown, up or down.
+func (s State) String() string {
+	switch s {
+	case Up:
+		return "up"
+	case Down:
+		return "down"
+	}
+	return "unknown"
+}
+
+// Stats is a snapshot of what a link has done since Run began.
+type Stats struct {
+	Link    LinkStats
+	Devices []DeviceStats // in the order of the Config
+	// Replaced counts readings that a newer one of the same point replaced while accept was busy.
+	Replaced uint64
+	// Lost counts readings that accept had not taken when Run ended.
+	Lost uint64
+}
+
+// LinkStats is the connection's part of Stats.
+type LinkStats struct {
+	Name, Address string
+	Up            bool
+	Since         time.Time // of Up, or of its contrary; zero before the first connection
+	LastError     string    // why it is down, or was the last time
+	Connects      uint64
+	Requests      uint64
+	Timeouts      uint64 // requests without an answer
+	StaleFrames   uint64 // answers that came too late or twice, dropped
+	Violations    uint64 // answers that were none; each ended the connection
+}
+
+// DeviceStats is one device's part of Stats.
+type DeviceStats struct {
+	Name        string
+	Unit        uint8
+	State       State
+	LastGood    time.Time // of the last answer; zero if there was none
+	LastError   string
+	Polls       uint64        // poll cycles
+	Skipped     uint64        // ticks without a cycle: the wire was busy, or the link was down (MB-52)
+	StaleFrames uint64        // of its unit
+	Exceptions  uint64        // answers that were exceptions
+	TimeLost    time.Duration // spent waiting for answers that did not come (MB-85)
+	// Refused are the points that the device refuses to read; they are tried every ten minutes.
+	Refused []gateway.PointID
+}
+
+// Stats is a snapshot; safe to call at any time.
+func (a *Adapter) Stats() Stats {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.stats
+	s.Devices = slices.Clone(s.Devices)
+	for i := range s.Devices {
+		s.Devices[i].Refused = slices.Clone(s.Devices[i].Refused)
+	}
+	s.Replaced, s.Lost = a.out.counts()
+	return s
+}
+
+// note changes the statistics.
+func (a *Adapter) note(change func(*Stats)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(&a.stats)
+}
+
+// noteStale counts a dropped frame for the devices of its unit.
+func (a *Adapter) noteStale(unit uint8) {
+	a.note(func(s *Stats) {
+		s.Link.StaleFrames++
+		for i := range s.Devices {
+			if s.Devices[i].Unit == unit {
+				s.Devices[i].StaleFrames++
+			}
+		}
+	})
+}
