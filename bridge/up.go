@@ -1,0 +1,314 @@
+package bridge
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	gateway "iothub-gateway"
+)
+
+// Put makes messages durable, all or none, in the order given. It returns nil once they are.
+type Put func(ctx context.Context, ts ...gateway.Telemetry) error
+
+// Up is the way up: readings in, telemetry out. Its methods may be called by any number of
+// goroutines.
+type Up struct {
+	put    Put
+	points map[gateway.PointID]*point // never changes after NewUp
+
+	mu    sync.Mutex // guards stats
+	stats UpStats
+}
+
+// UpStats counts readings since NewUp. Samples = Reported + Suppressed + Dropped + Private + Failed.
+type UpStats struct {
+	Samples    uint64 // readings that came in
+	Reported   uint64 // are in a message that is durable
+	Suppressed uint64 // said nothing new
+	Dropped    uint64 // outside a range whose mapping says drop
+	Private    uint64 // of hidden points and local devices
+	Failed     uint64 // not durable though due, not judged before ctx ended, or of no point of the plant
+
+	Bad       uint64 // readings that failed or are out of range, whatever became of them
+	Messages  uint64 // durable messages
+	PutErrors uint64 // calls of Put that failed
+	Replaced  uint64 // counters that started over without a wrap (MB-44)
+}
+
+// point is a point of the plant with what is known about it.
+type point struct {
+	gateway.Point
+	order int    // its place in the plant
+	key   []byte // its field as a JSON string with a colon
+	lane  *lane  // nil: read, never reported
+
+	mu      sync.Mutex // guards seen, latest and counter
+	seen    bool
+	latest  gateway.Sample
+	counter counter
+
+	// Owned by whoever holds the lane. They differ only while a Put is under way: reported is what
+	// is durable, next what will be.
+	reported, next report
+}
+
+// lane is one identity's stream of messages. Who has put a token into turn holds it, from judging
+// the first reading until the message is durable: this is what keeps the order.
+type lane struct {
+	identity gateway.Identity
+	order    int
+	turn     chan struct{}
+	body     body // owned by the holder
+}
+
+// reading is a sample as it is understood, with its point. round counts the readings of one point
+// in one call: a message holds one reading of a point, the second goes into a second message.
+type reading struct {
+	*point
+	sample gateway.Sample
+	round  int
+}
+
+// NewUp makes the way up for a plant. Points without an identity and hidden ones are known to Latest
+// and never reported. Messages carry the properties of their identity.
+func NewUp(points []gateway.Point, identities []gateway.Identity, put Put) *Up {
+	lanes := make(map[gateway.IdentityID]*lane)
+	open := func(identity gateway.Identity) *lane {
+		l := lanes[identity.ID]
+		if l == nil {
+			identity.Properties = slices.Clone(identity.Properties)
+			l = &lane{identity: identity, order: len(lanes), turn: make(chan struct{}, 1)}
+			lanes[identity.ID] = l
+		}
+		return l
+	}
+	for _, identity := range identities {
+		open(identity)
+	}
+	u := &Up{put: put, points: make(map[gateway.PointID]*point, len(points))}
+	for i, p := range points {
+		known := &point{Point: p, order: i, key: append(appendText(nil, p.Field), ':')}
+		if p.Identity != "" && !p.Hidden {
+			known.lane = open(gateway.Identity{ID: p.Identity})
+		}
+		u.points[p.ID] = known
+	}
+	return u
+}
+
+// appendText appends s as a JSON string.
+func appendText(b []byte, s string) []byte {
+	return gateway.TextValue(s).AppendJSON(b)
+}
+
+// Accept takes readings in the order they were made and returns nil once everything due among them
+// is durable. Each identity gets one message, or more where a point was read more than once or a
+// message would grow beyond 64 KiB; all of them go into one Put. After an error from Put, or the end
+// of ctx while an earlier message of an identity is being put, nothing of the call is durable and
+// nothing counts as reported: the same readings may be handed in again. A reading of a point that
+// the plant does not have is ErrUnknownPoint; the others of the call are accepted all the same.
+func (u *Up) Accept(ctx context.Context, samples []gateway.Sample) error {
+	readings, stats, unknown := u.observe(samples)
+	err := u.report(ctx, readings, &stats)
+	u.add(stats)
+	if err != nil {
+		return err
+	}
+	return unknown
+}
+
+// Latest is the reading of a point that came in last, after range and wrap, whether it was reported
+// or not; false before the first one. It never waits for the disk.
+func (u *Up) Latest(id gateway.PointID) (gateway.Sample, bool) {
+	p := u.points[id]
+	if p == nil {
+		return gateway.Sample{}, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.latest, p.seen
+}
+
+// Stats is what happened so far.
+func (u *Up) Stats() UpStats {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.stats
+}
+
+// add adds the counts of one call.
+func (u *Up) add(s UpStats) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stats.Samples += s.Samples
+	u.stats.Reported += s.Reported
+	u.stats.Suppressed += s.Suppressed
+	u.stats.Dropped += s.Dropped
+	u.stats.Private += s.Private
+	u.stats.Failed += s.Failed
+	u.stats.Bad += s.Bad
+	u.stats.Messages += s.Messages
+	u.stats.PutErrors += s.PutErrors
+	u.stats.Replaced += s.Replaced
+}
+
+// observe understands the samples and remembers each as its point's latest. It returns those that
+// may be reported.
+func (u *Up) observe(samples []gateway.Sample) (readings []reading, stats UpStats, unknown error) {
+	readings = make([]reading, 0, len(samples))
+	stats.Samples = uint64(len(samples))
+	for _, raw := range samples {
+		p := u.points[raw.Point]
+		if p == nil {
+			unknown = fmt.Errorf("bridge: a reading of %q: %w", raw.Point, gateway.ErrUnknownPoint)
+			stats.Failed++
+			continue
+		}
+		s, keep, replaced := p.observe(raw)
+		if s.Err != nil {
+			stats.Bad++
+		}
+		if replaced {
+			stats.Replaced++
+		}
+		switch {
+		case p.lane == nil:
+			stats.Private++
+		case !keep:
+			stats.Dropped++
+		default:
+			readings = append(readings, reading{point: p, sample: s})
+		}
+	}
+	return readings, stats, unknown
+}
+
+// observe understands one sample: range first, as the range speaks of what the device says, then
+// the wrap.
+func (p *point) observe(raw gateway.Sample) (s gateway.Sample, keep, replaced bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, keep = judge(p.Range, clean(raw))
+	s, replaced = p.counter.count(p.Wrap, s)
+	p.seen, p.latest = true, s
+	return s, keep, replaced
+}
+
+// report puts what is due among the readings.
+func (u *Up) report(ctx context.Context, readings []reading, stats *UpStats) error {
+	arrange(readings)
+	lanes := lanesOf(readings)
+	if err := hold(ctx, lanes); err != nil {
+		stats.Failed += uint64(len(readings))
+		return err
+	}
+	defer release(lanes)
+	due, messages := compose(readings)
+	stats.Suppressed += uint64(len(readings) - len(due))
+	if len(messages) == 0 {
+		return nil
+	}
+	if err := u.put(ctx, messages...); err != nil {
+		for _, r := range due {
+			r.next = r.reported
+		}
+		stats.Failed += uint64(len(due))
+		stats.PutErrors++
+		return fmt.Errorf("bridge: %d readings of %s not stored: %w", len(due), messages[0].Identity, err)
+	}
+	for _, r := range due {
+		r.reported = r.next
+	}
+	stats.Reported += uint64(len(due))
+	stats.Messages += uint64(len(messages))
+	return nil
+}
+
+// arrange sorts readings by identity, round and place in the plant. Readings of one point stay in
+// the order they came.
+func arrange(readings []reading) {
+	slices.SortStableFunc(readings, func(a, b reading) int {
+		return cmp.Or(cmp.Compare(a.lane.order, b.lane.order), cmp.Compare(a.order, b.order))
+	})
+	repeated := false
+	for i := 1; i < len(readings); i++ {
+		if readings[i].point == readings[i-1].point {
+			readings[i].round = readings[i-1].round + 1
+			repeated = true
+		}
+	}
+	if repeated {
+		slices.SortStableFunc(readings, func(a, b reading) int {
+			return cmp.Or(cmp.Compare(a.lane.order, b.lane.order), cmp.Compare(a.round, b.round))
+		})
+	}
+}
+
+// lanesOf lists the lanes of arranged readings, in the order of all lanes.
+func lanesOf(readings []reading) []*lane {
+	var lanes []*lane
+	for _, r := range readings {
+		if len(lanes) == 0 || lanes[len(lanes)-1] != r.lane {
+			lanes = append(lanes, r.lane)
+		}
+	}
+	return lanes
+}
+
+// hold takes all the lanes, or none. Everybody takes lanes in the same order, so no two calls can
+// wait for each other.
+func hold(ctx context.Context, lanes []*lane) error {
+	for i, l := range lanes {
+		select {
+		case l.turn <- struct{}{}:
+		case <-ctx.Done():
+			release(lanes[:i])
+			return fmt.Errorf("bridge: %s: an earlier message is not stored yet: %w", l.identity.ID, ctx.Err())
+		}
+	}
+	return nil
+}
+
+func release(lanes []*lane) {
+	for _, l := range lanes {
+		<-l.turn
+	}
+}
+
+// compose judges arranged readings, whose lanes are held, and makes messages of those that are due.
+// The due ones are returned too, in the memory of readings.
+func compose(readings []reading) (due []reading, messages []gateway.Telemetry) {
+	due = readings[:0]
+	for _, r := range readings {
+		if !r.due() {
+			continue
+		}
+		if n := len(due); n > 0 && (due[n-1].lane != r.lane || due[n-1].round != r.round || r.lane.body.full()) {
+			messages = append(messages, due[n-1].lane.message())
+		}
+		r.next = reportOf(r.sample)
+		r.lane.body.add(r.key, r.sample)
+		due = append(due, r)
+	}
+	if n := len(due); n > 0 {
+		messages = append(messages, due[n-1].lane.message())
+	}
+	return due, messages
+}
+
+// due tells whether the reading says something that the messages composed so far do not.
+func (r reading) due() bool { return due(&r.Point, r.next, r.sample) }
+
+// message closes the message that the lane is collecting.
+func (l *lane) message() gateway.Telemetry {
+	object, newest := l.body.take()
+	return gateway.Telemetry{
+		Identity:   l.identity.ID,
+		Body:       object,
+		Properties: slices.Clip(l.identity.Properties),
+		Created:    newest,
+	}
+}
