@@ -16,10 +16,10 @@ type Status struct {
 // QueueStatus is the store-and-forward queue as a whole.
 type QueueStatus struct {
 	File    string `json:"file"`
-	Entries uint64 `json:"entries"` // waiting for the hub
-	Bytes   uint64 `json:"bytes"`   // of those entries
-	Put     uint64 `json:"put"`     // accepted since the start
-	Acked   uint64 `json:"acked"`   // acknowledged by the hub since the start
+	Entries int64  `json:"entries"` // waiting for the hub
+	Bytes   int64  `json:"bytes"`   // of those entries
+	Put     uint64 `json:"put"`     // accepted since the queue file was made
+	Acked   uint64 `json:"acked"`   // acknowledged by the hub since then
 }
 
 // IdentityStatus is one identity's connection and lane.
@@ -27,10 +27,10 @@ type IdentityStatus struct {
 	Identity  string    `json:"identity"`
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"`
-	Waiting   uint64    `json:"waiting"` // entries in its lane
+	Waiting   int64     `json:"waiting"` // entries in its lane
 	Oldest    time.Time `json:"oldest,omitzero"`
-	Acked     uint64    `json:"acked"`
-	Repeated  uint64    `json:"repeated"`
+	Acked     uint64    `json:"acked"`    // since the start
+	Repeated  uint64    `json:"repeated"` // sent again after a loss, since the start
 	LastError string    `json:"last_error,omitempty"`
 }
 
