@@ -88,7 +88,7 @@ func (c *cycle) refused(s suspect, f *fault) {
 	}
 	if f.code == illegalAddress || f.code == illegalValue {
 		if parts, ok := d.lore.divide(d, s); ok {
-			c.queue = append(c.queue, parts...)
+			c.queue = append(parts, c.queue...) // depth first: certainty soon
 			d.replan()
 			return
 		}
@@ -105,18 +105,19 @@ func (w *wire) poll(ctx context.Context, d *device) {
 	w.probed = false
 	now := time.Now()
 	groups := d.dueGroups(now)
+	blocks := d.blocks(groups, now)
 	c := &cycle{w: w, d: d, budget: extraMax, queue: d.lore.suspect}
-	d.lore.suspect = nil
+	searching := len(c.queue) > 0
 	c.before = func() bool {
 		w.commands(ctx) // between any two requests somebody who waits goes first
 		return ctx.Err() == nil
 	}
-	c.run(ctx, d.blocks(groups, now))
-	if len(c.queue) > 0 || len(d.lore.suspect) > 0 {
-		d.replan()
-	}
+	c.run(ctx, blocks)
 	d.lore.suspect = c.queue
 	d.lore.settle()
+	if searching || len(c.queue) > 0 {
+		d.replan() // the plan leaves out what is searched
+	}
 	samples := append(c.samples, w.judge(d, c)...)
 	w.a.out.put(d.index, samples)
 	waited := c.end != nil && c.end.waiting

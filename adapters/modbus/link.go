@@ -55,6 +55,7 @@ type link struct {
 	nextDial time.Time
 	ended    time.Time // when the last connection ended
 	failed   bool      // a dial has failed since then
+	why      error     // why there is no connection
 
 	ctx     context.Context // of the exchange that runs; aborts it
 	quiet   bool            // the exchange that runs asks a unit known to be silent
@@ -95,7 +96,7 @@ func (l *link) ready(ctx context.Context, urgent bool) *fault {
 			return &fault{kind: aborted, err: context.Cause(ctx)}
 		}
 	} else if wait > 0 {
-		return &fault{kind: down, waiting: !l.failed, err: fmt.Errorf("not connected, next try in %s", wait.Round(time.Millisecond))}
+		return &fault{kind: down, waiting: !l.failed, err: fmt.Errorf("not connected: %w", l.why)}
 	}
 	return l.connect(ctx)
 }
@@ -111,7 +112,7 @@ func (l *link) connect(ctx context.Context) *fault {
 		if !l.failed {
 			l.log.Warn().Err(err).Msg("cannot connect")
 		}
-		l.failed = true
+		l.failed, l.why = true, err
 		l.retreat()
 		l.note(func(s *LinkStats) { s.LastError = err.Error() })
 		return &fault{kind: down, err: err}
@@ -155,7 +156,7 @@ func (l *link) drop(why error, free bool) {
 	if up >= backoffReset {
 		l.tries = 0
 	}
-	l.ended, l.nextDial = now, now
+	l.ended, l.nextDial, l.why = now, now, why
 	if !free {
 		l.retreat()
 	}

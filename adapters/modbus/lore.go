@@ -17,7 +17,7 @@ const (
 // lore is what a device's refusals have taught about it, in memory only (MB-46). It belongs to the
 // wire.
 type lore struct {
-	cuts    map[Cut]bool      // places where a joined request was refused and both halves were not
+	cuts    map[Cut]bool      // where a joined request was refused and both halves were not: over a gap?
 	refused map[int]time.Time // points refused on their own: when to try again
 	suspect []suspect         // parts of refused requests that are still to be tried
 	strict  bool
@@ -48,14 +48,27 @@ func (l *lore) divide(d *device, s suspect) (parts []suspect, ok bool) {
 	if cut.Address == int(d.Points[left.Points[0]].Address) {
 		return []suspect{{block: left}, {block: right}}, true // same place, other length: no cut can part them
 	}
-	l.cuts[cut] = true
+	l.cuts[cut] = int(left.Start)+left.Quantity < int(right.Start)
 	return []suspect{{left, &cut}, {right, &cut}}, true
 }
 
-// settle draws the conclusion once nothing is under suspicion.
+// settle draws the conclusion from the holes that were found for sure: enough of them, and nothing is
+// joined over a gap any more, nor searched.
 func (l *lore) settle() {
-	if len(l.suspect) == 0 && len(l.cuts) >= strictAfter {
-		l.strict = true
+	open := map[Cut]bool{}
+	for _, s := range l.suspect {
+		if s.cut != nil {
+			open[*s.cut] = true
+		}
+	}
+	holes := 0
+	for cut, gap := range l.cuts {
+		if gap && !open[cut] {
+			holes++
+		}
+	}
+	if holes >= strictAfter && !l.strict {
+		l.strict, l.suspect = true, nil
 	}
 }
 

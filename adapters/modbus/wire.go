@@ -176,6 +176,7 @@ func (w *wire) up(d *device) {
 	}
 	if d.state == Down {
 		d.lore = newLore()
+		w.showRefused(d)
 		d.replan()
 		now := time.Now()
 		for _, g := range d.groups {
@@ -207,10 +208,7 @@ func (w *wire) down(d *device, why *fault) []gateway.Sample {
 
 func (w *wire) turnTo(d *device, s State, why *fault) {
 	d.state = s
-	w.a.note(func(all *Stats) {
-		all.Devices[d.index].State = s
-		all.Devices[d.index].Refused = nil
-	})
+	w.a.note(func(all *Stats) { all.Devices[d.index].State = s })
 	if s == Down {
 		w.log.Warn().Str("device", d.Name).Uint8("unit", d.Unit).Err(why).Msg("device is offline")
 		return

@@ -1,0 +1,386 @@
+package modbus
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	gateway "iothub-gateway"
+)
+
+// field is the device side of a link, scripted: every register of every unit holds its own address,
+// unless it was written or is a hole. It shares no code with the adapter but the names of tables.
+type field struct {
+	mu     sync.Mutex
+	values map[spot]uint16
+	holes  map[spot]bool
+	mute   map[byte]bool
+	delay  time.Duration
+	// trick answers in the place of the field; nil, or not handled: the field answers.
+	trick func(c *peer, r call) (handled bool)
+	log   []call
+	peers []*peer
+
+	serving sync.WaitGroup
+}
+
+type spot struct {
+	unit    byte
+	table   Table
+	address int
+}
+
+// call is one request as the field saw it.
+type call struct {
+	adu      []byte
+	unit, fc byte
+	address  int
+	quantity int // of writes of one: 1
+	at       time.Time
+}
+
+func (c call) String() string {
+	return fmt.Sprintf("unit %d fc %d %d+%d", c.unit, c.fc, c.address, c.quantity)
+}
+
+// peer is the field's end of one connection. What it sends waits in a queue, as in a socket.
+type peer struct {
+	net.Conn
+	out  chan []byte
+	gone chan struct{} // closed: nothing is sent any more
+}
+
+func (p *peer) send(b []byte) {
+	select {
+	case p.out <- slices.Clone(b):
+	case <-p.gone:
+	}
+}
+
+func newField() *field {
+	return &field{values: map[spot]uint16{}, holes: map[spot]bool{}, mute: map[byte]bool{}}
+}
+
+func (f *field) set(change func(*field)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+// calls are the requests so far.
+func (f *field) calls() []call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.log)
+}
+
+func (f *field) conns() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.peers)
+}
+
+func (f *field) register(unit byte, address int) uint16 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.value(spot{unit, Holding, address})
+}
+
+// value is a register, or 0 or 1 for a bit: the parity of its address.
+func (f *field) value(s spot) uint16 {
+	if v, ok := f.values[s]; ok {
+		return v
+	}
+	if s.table.Bits() {
+		return uint16(s.address & 1)
+	}
+	return uint16(s.address)
+}
+
+// dial connects by a pipe: for synctest.
+func (f *field) dial(context.Context, string, string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	f.serving.Go(func() { f.serve(theirs) })
+	return ours, nil
+}
+
+// listen serves TCP until the test ends, and returns the address.
+func (f *field) listen(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f.serving.Go(func() { f.serve(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		f.set(func(f *field) {
+			for _, p := range f.peers {
+				_ = p.Close()
+			}
+		})
+		f.serving.Wait()
+	})
+	return l.Addr().String()
+}
+
+func (f *field) serve(c net.Conn) {
+	p := &peer{Conn: c, out: make(chan []byte, 4096), gone: make(chan struct{})}
+	f.set(func(f *field) { f.peers = append(f.peers, p) })
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for {
+			select {
+			case b := <-p.out:
+				_, _ = c.Write(b)
+			case <-p.gone:
+				return
+			}
+		}
+	})
+	defer writer.Wait()
+	defer close(p.gone)
+	defer c.Close()
+	for {
+		r, err := readCall(c)
+		if err != nil {
+			return
+		}
+		f.mu.Lock()
+		f.log = append(f.log, r)
+		trick, mute, delay := f.trick, f.mute[r.unit], f.delay
+		f.mu.Unlock()
+		time.Sleep(delay) // the device's own time, part of the script
+		if trick != nil && trick(p, r) || mute {
+			continue
+		}
+		p.send(f.answer(r))
+	}
+}
+
+func readCall(c net.Conn) (call, error) {
+	head := make([]byte, 7)
+	if _, err := io.ReadFull(c, head); err != nil {
+		return call{}, err
+	}
+	rest := make([]byte, binary.BigEndian.Uint16(head[4:])-1)
+	if _, err := io.ReadFull(c, rest); err != nil {
+		return call{}, err
+	}
+	r := call{adu: append(head, rest...), unit: head[6], fc: rest[0], quantity: 1, at: time.Now()}
+	r.address = int(binary.BigEndian.Uint16(rest[1:]))
+	if r.fc <= 4 || r.fc >= 15 && r.fc != 22 {
+		r.quantity = int(binary.BigEndian.Uint16(rest[3:]))
+	}
+	return r, nil
+}
+
+// reply frames a PDU as the answer to r.
+func (r call) reply(pdu ...byte) []byte {
+	adu := slices.Clone(r.adu[:7])
+	binary.BigEndian.PutUint16(adu[4:], uint16(len(pdu)+1))
+	return append(adu, pdu...)
+}
+
+func (r call) exception(code byte) []byte { return r.reply(r.fc|0x80, code) }
+
+// answer is what a good device says.
+func (f *field) answer(r call) []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	table := Holding
+	switch r.fc {
+	case 1, 2, 3, 4:
+		table = Table(r.fc)
+	case 5, 15:
+		table = Coil
+	}
+	for i := range r.quantity {
+		if f.holes[spot{r.unit, table, r.address + i}] {
+			return r.exception(2)
+		}
+	}
+	at := func(i int) spot { return spot{r.unit, table, r.address + i} }
+	body := r.adu[8:]
+	switch r.fc {
+	case 1, 2:
+		out := make([]byte, (r.quantity+7)/8)
+		for i := range r.quantity {
+			out[i/8] |= byte(f.value(at(i))) << (i % 8)
+		}
+		return r.reply(append([]byte{r.fc, byte(len(out))}, out...)...)
+	case 3, 4:
+		out := []byte{r.fc, byte(2 * r.quantity)}
+		for i := range r.quantity {
+			out = binary.BigEndian.AppendUint16(out, f.value(at(i)))
+		}
+		return r.reply(out...)
+	case 5:
+		f.values[at(0)] = uint16(body[2] & 1)
+	case 6:
+		f.values[at(0)] = binary.BigEndian.Uint16(body[2:])
+	case 15:
+		for i := range r.quantity {
+			f.values[at(i)] = uint16(body[5+i/8] >> (i % 8) & 1)
+		}
+		body = body[:4]
+	case 16:
+		for i := range r.quantity {
+			f.values[at(i)] = binary.BigEndian.Uint16(body[5+2*i:])
+		}
+		body = body[:4]
+	case 22:
+		and, or := binary.BigEndian.Uint16(body[2:]), binary.BigEndian.Uint16(body[4:])
+		f.values[at(0)] = f.value(at(0))&and | or&^and
+	default:
+		return r.exception(1)
+	}
+	return r.reply(append([]byte{r.fc}, body...)...)
+}
+
+// sink is an accept function that keeps what it gets.
+type sink struct {
+	mu      sync.Mutex
+	batches [][]gateway.Sample
+	fail    func() error // asked at each call; nil: accept
+	hold    time.Duration
+}
+
+func (s *sink) accept(ctx context.Context, samples []gateway.Sample) error {
+	s.mu.Lock()
+	fail, hold := s.fail, s.hold
+	s.mu.Unlock()
+	if hold > 0 && !sleep(ctx, hold) {
+		return ctx.Err()
+	}
+	if fail != nil {
+		if err := fail(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches = append(s.batches, slices.Clone(samples))
+	return nil
+}
+
+// of are the readings of a point so far.
+func (s *sink) of(id gateway.PointID) []gateway.Sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []gateway.Sample
+	for _, b := range s.batches {
+		for _, x := range b {
+			if x.Point == id {
+				out = append(out, x)
+			}
+		}
+	}
+	return out
+}
+
+// all are the readings so far, and forgets them.
+func (s *sink) take() [][]gateway.Sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.batches
+	s.batches = nil
+	return b
+}
+
+// rig is a running adapter with its field and its readings.
+type rig struct {
+	*Adapter
+	field *field
+	got   *sink
+	stop  func() // ends Run and waits for it
+}
+
+// run starts the adapter against f: by TCP if the address of cfg is set, else by pipes.
+func run(t *testing.T, cfg Config, f *field) *rig {
+	t.Helper()
+	if cfg.Address != "" {
+		r := runWith(t, nil, cfg)
+		r.field = f
+		return r
+	}
+	return runDial(t, &dialer{f: f}, cfg)
+}
+
+// runDial starts the adapter with the pipes of a dialer.
+func runDial(t *testing.T, d *dialer, cfg Config) *rig {
+	t.Helper()
+	t.Cleanup(d.f.serving.Wait)
+	r := runWith(t, d.dial, cfg)
+	r.field = d.f
+	return r
+}
+
+func runWith(t *testing.T, dial dialFunc, cfg Config) *rig {
+	t.Helper()
+	cfg.Timeout = cmp.Or(cfg.Timeout, time.Second)
+	cfg.Name = cmp.Or(cfg.Name, "line")
+	cfg.Address = cmp.Or(cfg.Address, "plc:502")
+	r := &rig{Adapter: New(cfg, dial, zerolog.Nop()), got: &sink{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := r.Run(ctx, r.got.accept); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
+	r.stop = func() { cancel(); <-done }
+	t.Cleanup(r.stop)
+	return r
+}
+
+// points are n registers of a table, named by device and address.
+func points(device string, table Table, poll time.Duration, addresses ...int) []Point {
+	var out []Point
+	for _, a := range addresses {
+		p := at(table, a, 1)
+		p.ID, p.Poll, p.Scale, p.Order, p.Writable = gateway.PointID(fmt.Sprintf("%s/%d", device, a)), poll, 1, "abcd", true
+		out = append(out, p)
+	}
+	return out
+}
+
+func span2(from, n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = from + i
+	}
+	return out
+}
+
+func offline(after int, low, high time.Duration) Offline {
+	return Offline{After: after, RetryMin: low, RetryMax: high}
+}
+
+// eventually waits until ok, or fails the test after five seconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for: %s", what)
+		}
+	}
+}
