@@ -16,8 +16,8 @@ const (
 // that reads touches the framing state.
 type guarded struct {
 	net.Conn
-	writeTimeout time.Duration
-	maxPacket    int
+	out       *writer
+	maxPacket int
 
 	kind    byte // type of the packet in progress
 	field   int  // 0: type byte, 1..4: length bytes, 5: content
@@ -26,21 +26,22 @@ type guarded struct {
 	failure error
 }
 
-// Guard puts a deadline on every write and refuses, before a reader sees it, a packet that announces
+// Guard sends writes together where they come together, puts a deadline on each, and refuses, before a reader sees it, a packet that announces
 // more than maxPacket bytes, a malformed length, a CONNACK code beyond 5, and a SUBACK for more than
 // one filter. The MQTT library above takes the third for success, allocates whatever the first says
 // and panics at the last.
 func Guard(conn net.Conn, writeTimeout time.Duration, maxPacket int) net.Conn {
-	return &guarded{Conn: conn, writeTimeout: writeTimeout, maxPacket: maxPacket}
+	return &guarded{Conn: conn, out: newWriter(conn, writeTimeout), maxPacket: maxPacket}
 }
 
-// Write sends b within the write timeout.
-func (g *guarded) Write(b []byte) (int, error) {
-	if err := g.SetWriteDeadline(time.Now().Add(g.writeTimeout)); err != nil {
-		return 0, err
-	}
-	return g.Conn.Write(b)
-}
+// Write hands b to the writer.
+func (g *guarded) Write(b []byte) (int, error) { return g.out.Write(b) }
+
+// SetWriteDeadline does nothing: every write has the guard's own.
+func (g *guarded) SetWriteDeadline(time.Time) error { return nil }
+
+// Close sends what waits, for a moment at most, and ends the connection.
+func (g *guarded) Close() error { return g.out.Close() }
 
 // Read reads at most what may pass: after a violation no byte of the packet is given out.
 func (g *guarded) Read(b []byte) (int, error) {

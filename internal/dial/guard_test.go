@@ -6,7 +6,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -65,21 +64,6 @@ func TestTheGuardStopsWhatTheLibraryAboveCannotBear(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestAWriteToAPeerThatStopsReadingEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		defer far.Close()
-		guarded := Guard(near, 10*time.Second, 300)
-		start := time.Now()
-		if _, err := guarded.Write([]byte{0xc0, 0}); err == nil {
-			t.Fatal("the write was taken by nobody and yet succeeded")
-		}
-		if waited := time.Since(start); waited != 10*time.Second {
-			t.Errorf("gave up after %v", waited)
-		}
-	})
 }
 
 func FuzzGuard(f *testing.F) {
