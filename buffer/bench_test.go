@@ -1,0 +1,133 @@
+package buffer_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/buffer"
+)
+
+// The body of 200 bytes that the project's figures are measured with.
+var benchBody = []byte(`{"temperature":21.5,"text":"` + strings.Repeat("x", 170) + `"}`)
+
+func benchQueue(b *testing.B) *buffer.Queue {
+	q, _ := start(b, queuePath(b))
+	return q
+}
+
+func laneID(i int) gateway.IdentityID { return gateway.IdentityID(fmt.Sprintf("device-%04d", i)) }
+
+// produce puts b.N entries of the benchmark's body from many goroutines over the lanes.
+func produce(b *testing.B, q *buffer.Queue, producers, lanes int) {
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var all sync.WaitGroup
+	for p := range producers {
+		all.Go(func() {
+			t := gateway.Telemetry{Identity: laneID(p % lanes), Body: benchBody, Created: time.Now()}
+			for left.Add(-1) >= 0 {
+				if err := q.Put(context.Background(), t); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func reportRates(b *testing.B, q *buffer.Queue) {
+	commits := q.Stats().Commits
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+	b.ReportMetric(float64(commits), "commits")
+	b.ReportMetric(float64(b.N)/float64(max(commits, 1)), "msg/commit")
+}
+
+// BenchmarkPut is how fast entries become durable; nobody reads, the backlog grows.
+func BenchmarkPut(b *testing.B) {
+	for _, producers := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
+			q := benchQueue(b)
+			b.ReportAllocs()
+			b.ResetTimer()
+			produce(b, q, producers, min(producers, 100))
+			b.StopTimer()
+			reportRates(b, q)
+		})
+	}
+}
+
+// BenchmarkPutNextAck is the whole way of an entry: 1000 producers, one reader a lane.
+func BenchmarkPutNextAck(b *testing.B) {
+	for _, lanes := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("lanes=%d", lanes), func(b *testing.B) {
+			q := benchQueue(b)
+			b.ReportAllocs()
+			b.ResetTimer()
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var got atomic.Int64
+			delivered := make(chan struct{})
+			var readers sync.WaitGroup
+			for l := range lanes {
+				readers.Go(func() {
+					consume(ctx, q.Lane(laneID(l)), func(n int) {
+						if got.Add(int64(n)) == int64(b.N) {
+							close(delivered)
+						}
+					})
+				})
+			}
+			produce(b, q, 1000, lanes)
+			<-delivered
+			b.StopTimer()
+			cancel()
+			readers.Wait()
+			reportRates(b, q)
+		})
+	}
+}
+
+func consume(ctx context.Context, l *buffer.Lane, count func(int)) {
+	for after := uint64(0); ; {
+		entries, err := l.Next(ctx, after, 100)
+		if err != nil {
+			return
+		}
+		after = entries[len(entries)-1].Seq
+		l.Ack(after)
+		count(len(entries))
+	}
+}
+
+// BenchmarkDrain is how fast a backlog of 100 lanes leaves the file.
+func BenchmarkDrain(b *testing.B) {
+	q := benchQueue(b)
+	batch := make([]gateway.Telemetry, 1000)
+	for i := range batch {
+		batch[i] = gateway.Telemetry{Identity: laneID(i % 100), Body: benchBody}
+	}
+	for left := b.N; left > 0; left -= len(batch) {
+		if err := q.Put(context.Background(), batch[:min(left, len(batch))]...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	var readers sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	for l := range 100 {
+		readers.Go(func() { consume(ctx, q.Lane(laneID(l)), func(int) {}) })
+	}
+	eventually(b, func() bool { return q.Stats().Entries == 0 })
+	b.StopTimer()
+	cancel()
+	readers.Wait()
+	reportRates(b, q)
+}

@@ -1,0 +1,320 @@
+package buffer_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/buffer"
+)
+
+func TestASecondOpenerIsRefusedQuicklyAndTheFirstGoesOn(t *testing.T) {
+	path := queuePath(t)
+	q, _ := start(t, path)
+	began := time.Now()
+	_, err := buffer.Open(buffer.Config{Path: path})
+	if !errors.Is(err, buffer.ErrInUse) || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	put(t, q, message("a", 1))
+	expect(t, q, "a", 1, 1)
+}
+
+// Of several processes that start at once on a new file one gets it, and it is the one file.
+func TestOnlyOneOfManyMakesTheFile(t *testing.T) {
+	path := queuePath(t)
+	queues := make(chan *buffer.Queue, 8)
+	var all sync.WaitGroup
+	for range cap(queues) {
+		all.Go(func() {
+			q, err := buffer.Open(buffer.Config{Path: path})
+			if err != nil && !errors.Is(err, buffer.ErrInUse) {
+				t.Error(err)
+			}
+			if err == nil {
+				queues <- q
+			}
+		})
+	}
+	all.Wait()
+	if len(queues) != 1 {
+		t.Fatalf("%d opened it", len(queues))
+	}
+	q := <-queues
+	stop := runQueue(t, q)
+	put(t, q, message("a", 1))
+	stop()
+	again, _ := start(t, path)
+	if again.ID() != q.ID() {
+		t.Error("another file stands there")
+	}
+	expect(t, again, "a", 1, 1)
+}
+
+func TestAFileOfANewerProgramIsRefusedAndLeftUntouched(t *testing.T) {
+	path := queuePath(t)
+	_, stop := start(t, path)
+	stop()
+	edit(t, path, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("format"), binary.BigEndian.AppendUint32(nil, 2))
+	})
+	refused(t, path, "its format is 2 and this program reads 1")
+}
+
+func TestWhatIsNotAQueueIsRefusedAndLeftUntouched(t *testing.T) {
+	t.Run("another program's bbolt file", func(t *testing.T) {
+		path := queuePath(t)
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, path, "another program's file")
+	})
+	t.Run("zeroes", func(t *testing.T) {
+		path := queuePath(t)
+		if err := os.WriteFile(path, make([]byte, 16<<10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, path, "not a queue file")
+	})
+	t.Run("a text", func(t *testing.T) {
+		path := queuePath(t)
+		if err := os.WriteFile(path, bytes.Repeat([]byte("devices:\n"), 5000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, path, "not a queue file")
+	})
+	t.Run("a directory", func(t *testing.T) {
+		if _, err := buffer.Open(buffer.Config{Path: t.TempDir()}); !errors.Is(err, buffer.ErrFormat) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func refused(t *testing.T, path, reason string) {
+	t.Helper()
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = buffer.Open(buffer.Config{Path: path})
+	if !errors.Is(err, buffer.ErrFormat) || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+	after, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file was changed (%v)", err)
+	}
+	// The refusal gave the lock back.
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
+	if err == nil {
+		err = db.Close()
+	}
+	if err != nil && strings.Contains(err.Error(), "timeout") {
+		t.Error("the file is still locked")
+	}
+}
+
+func TestAMissingDirectoryIsNotMade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "missing", "queue.db")
+	_, err := buffer.Open(buffer.Config{Path: path})
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "the directory of the queue file") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What a power cut during the first start can leave: nothing, an empty file, half a temporary one.
+func TestAFileThatWasNeverBornIsMadeAgain(t *testing.T) {
+	path := queuePath(t)
+	for name, content := range map[string][]byte{path + ".tmp": make([]byte, 5000), path: nil} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q, stop := start(t, path)
+	put(t, q, message("a", 1))
+	stop()
+	q, _ = start(t, path)
+	expect(t, q, "a", 1, 1)
+	if _, err := os.Stat(path + ".tmp"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the temporary file is still there: %v", err)
+	}
+}
+
+// logKeys are the keys of the log in the order of the entries.
+func logKeys(tx *bbolt.Tx) (keys [][]byte) {
+	c := tx.Bucket([]byte("log")).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys
+}
+
+// flip changes the last bit of a record's body.
+func flip(log *bbolt.Bucket, k []byte) error {
+	v := bytes.Clone(log.Get(k))
+	v[len(v)-5] ^= 1
+	return log.Put(k, v)
+}
+
+func TestADamagedRecordStopsItsLaneWithAReasonAndNoOther(t *testing.T) {
+	damage := map[string]func(log *bbolt.Bucket, keys [][]byte) error{
+		"a flipped bit": func(log *bbolt.Bucket, keys [][]byte) error { return flip(log, keys[4]) },
+		"another record in its place": func(log *bbolt.Bucket, keys [][]byte) error {
+			return log.Put(keys[4], bytes.Clone(log.Get(keys[6])))
+		},
+		"cut off": func(log *bbolt.Bucket, keys [][]byte) error { return log.Put(keys[4], []byte{1, 1}) },
+		"empty":   func(log *bbolt.Bucket, keys [][]byte) error { return log.Put(keys[4], nil) },
+	}
+	for name, change := range damage {
+		t.Run(name, func(t *testing.T) {
+			path := queuePath(t)
+			q, stop := start(t, path)
+			for n := range 5 { // in the log: a1 b1 a2 b2 a3 b3...
+				put(t, q, message("a", n+1), message("b", n+1))
+			}
+			stop()
+			edit(t, path, func(tx *bbolt.Tx) error { return change(tx.Bucket([]byte("log")), logKeys(tx)) })
+			q, _ = start(t, path)
+			if got := next(t, q.Lane("a"), 0, 2); got[1].Seq != 2 {
+				t.Errorf("the good entries before it: %v", got)
+			}
+			_, err := q.Lane("a").Next(t.Context(), 2, 10)
+			if !errors.Is(err, buffer.ErrDamaged) {
+				t.Fatalf("got %v", err)
+			}
+			for _, part := range []string{path, "a entry 3", "key 000000000000000500000001", "keep a copy"} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q is not in: %v", part, err)
+				}
+			}
+			expect(t, q, "b", 1, 5)
+			put(t, q, message("a", 6), message("b", 6)) // numbering goes on
+			expect(t, q, "b", 1, 6)
+			if c := q.Stats().Lanes["a"]; c.Put != 6 {
+				t.Errorf("a: %+v", c)
+			}
+		})
+	}
+}
+
+func TestNumberingGoesOnEvenIfTheNewestRecordIsDamaged(t *testing.T) {
+	path := queuePath(t)
+	q, stop := start(t, path)
+	put(t, q, messages("a", 1, 5)...)
+	next(t, q.Lane("a"), 0, 2)
+	q.Lane("a").Ack(2)
+	stop()
+	edit(t, path, func(tx *bbolt.Tx) error {
+		keys := logKeys(tx)
+		return flip(tx.Bucket([]byte("log")), keys[len(keys)-1])
+	})
+	q, _ = start(t, path)
+	put(t, q, message("a", 6))
+	if c := q.Stats().Lanes["a"]; c.Put != 6 || c.Acked != 2 {
+		t.Errorf("%+v", c)
+	}
+	if got := next(t, q.Lane("a"), 0, 2); got[1].Seq != 4 {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestAFileWithImpossibleContentIsRefused(t *testing.T) {
+	number, record := []byte{0, 0, 0, 9}, []byte("x")
+	damage := map[string]func(tx *bbolt.Tx) error{
+		"a key of an unknown identity": func(tx *bbolt.Tx) error {
+			return tx.Bucket([]byte("log")).Put(append(make([]byte, 8), number...), record)
+		},
+		"a short key":                   func(tx *bbolt.Tx) error { return tx.Bucket([]byte("log")).Put([]byte("k"), record) },
+		"a mark of an unknown identity": func(tx *bbolt.Tx) error { return tx.Bucket([]byte("marks")).Put(number, make([]byte, 8)) },
+		"a short identity number":       func(tx *bbolt.Tx) error { return tx.Bucket([]byte("identities")).Put([]byte("n"), record) },
+		"no log":                        func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("log")) },
+	}
+	for name, change := range damage {
+		t.Run(name, func(t *testing.T) {
+			path := queuePath(t)
+			q, stop := start(t, path)
+			put(t, q, message("a", 1))
+			stop()
+			edit(t, path, change)
+			if _, err := buffer.Open(buffer.Config{Path: path}); !errors.Is(err, buffer.ErrDamaged) || !strings.Contains(err.Error(), path) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// One log for all identities, in the order of acceptance, and marks: the layout that other versions
+// of the program will find.
+func TestTheLayoutIsTheDocumentedOne(t *testing.T) {
+	path := queuePath(t)
+	q, stop := start(t, path)
+	put(t, q, message("a", 1), message("b", 1), message("a", 2))
+	next(t, q.Lane("a"), 0, 1)
+	q.Lane("a").Ack(1)
+	stop()
+	edit(t, path, func(tx *bbolt.Tx) error {
+		want := [][]byte{{0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2}, {0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1}}
+		if got := logKeys(tx); len(got) != 2 || !bytes.Equal(got[0], want[0]) || !bytes.Equal(got[1], want[1]) {
+			t.Errorf("the log: %x", got)
+		}
+		record := tx.Bucket([]byte("log")).Get(want[1])
+		if !bytes.HasPrefix(record, []byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 2}) || !bytes.HasSuffix(record[:len(record)-4], []byte("\x00"+`{"n":2}`)) {
+			t.Errorf("a record: %x", record)
+		}
+		if got := tx.Bucket([]byte("marks")).Get([]byte{0, 0, 0, 1}); !bytes.Equal(got, []byte{0, 0, 0, 0, 0, 0, 0, 1}) {
+			t.Errorf("the mark: %x", got)
+		}
+		if got := tx.Bucket([]byte("identities")).Get([]byte{0, 0, 0, 2}); string(got) != "b" {
+			t.Errorf("the identity: %q", got)
+		}
+		meta := tx.Bucket([]byte("meta"))
+		if got := meta.Get([]byte("format")); !bytes.Equal(got, []byte{0, 0, 0, 1}) || string(meta.Get([]byte("id"))) != q.ID() {
+			t.Errorf("format %x id %s", got, meta.Get([]byte("id")))
+		}
+		return nil
+	})
+}
+
+// The freelist is not written, or every commit after a drained backlog would be a megabyte.
+func TestACommitAfterADrainedBacklogIsSmall(t *testing.T) {
+	path := queuePath(t)
+	q, _ := start(t, path)
+	body := bytes.Repeat([]byte("x"), 1000)
+	batch := make([]gateway.Telemetry, 2000)
+	for i := range batch {
+		batch[i] = gateway.Telemetry{Identity: "a", Body: body}
+	}
+	for range 10 {
+		put(t, q, batch...)
+	}
+	entries := next(t, q.Lane("a"), 0, 20_000)
+	q.Lane("a").Ack(entries[len(entries)-1].Seq)
+	eventually(t, func() bool { return q.Stats().Entries == 0 })
+	written := writtenBytes(t)
+	const commits = 20
+	for range commits {
+		if err := q.Put(context.Background(), message("a", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if per := (writtenBytes(t) - written) / commits; per > 64<<10 {
+		t.Errorf("a commit of one entry writes %d bytes", per)
+	}
+}

@@ -1,0 +1,123 @@
+package buffer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// A commit that failed may be on disk all the same: bbolt writes the pages, flushes, writes the meta
+// page, flushes, and when the last flush fails the transaction is readable afterwards. Repeating it
+// would store everything twice, believing the error would lose it. So the handle is retired, the
+// file opened again, and what stands there decides. What stands there may only stand in the page
+// cache: before a Put is told "on disk", one more transaction must have succeeded. It writes the
+// other meta page and flushes it, and the pages of the doubtful transaction were flushed before its
+// own meta page was written.
+
+const retryDelay = time.Second
+
+var (
+	errRetired = errors.New("the file is being opened again after an error")
+	errForeign = errors.New("another program has changed the queue file; keep it for one gateway only and start again")
+)
+
+// failed notes that a transaction failed.
+func (q *Queue) failed(err error) {
+	c := &q.committer
+	if c.failure == nil {
+		c.since = time.Now()
+		q.log.Error().Err(err).Str("path", q.file.path).Msg("the queue file cannot be written: readings are refused until it can")
+	}
+	c.failure = fmt.Errorf("buffer: queue file %s: %w; free space or repair the disk, it is tried again every second", q.file.path, err)
+	c.retryAt = time.Now().Add(retryDelay)
+	c.retry = time.After(retryDelay)
+}
+
+// recovered notes that a transaction succeeded. Only one with Puts shows that there is space again.
+func (q *Queue) recovered(w *work) {
+	c := &q.committer
+	if c.failure == nil || len(w.batch.puts) == 0 {
+		return
+	}
+	c.failure = nil
+	q.log.Info().Str("path", q.file.path).Dur("after", time.Since(c.since)).Msg("the queue file works again")
+}
+
+// settle finds out what became of the transaction in doubt. nil means that it is decided: in memory
+// now and its Puts told so, or taken back. Otherwise it is still in doubt.
+func (q *Queue) settle() error {
+	c := &q.committer
+	w := c.doubt
+	q.file.retire()
+	in, err := q.lookAgain(w)
+	if err != nil {
+		return q.undecided(err)
+	}
+	if !in {
+		c.doubt, c.tried = nil, c.lastTx
+		q.undo(w)
+		return nil
+	}
+	if err := q.confirm(); err != nil {
+		q.file.retire()
+		return q.undecided(err)
+	}
+	c.doubt = nil
+	q.apply(w)
+	w.batch.finish(nil)
+	q.recovered(w)
+	return nil
+}
+
+func (q *Queue) undecided(err error) error {
+	q.committer.retry = time.After(retryDelay)
+	q.committer.retryAt = time.Now().Add(retryDelay)
+	return fmt.Errorf("buffer: queue file %s: %w; whether the last entries are stored is decided when it can be opened again", q.file.path, err)
+}
+
+// lookAgain opens the file again and tells whether w is in it.
+func (q *Queue) lookAgain(w *work) (in bool, err error) {
+	if err := q.file.reopen(); err != nil {
+		return false, err
+	}
+	c := &q.committer
+	err = q.file.handle().View(func(tx *bbolt.Tx) error {
+		id := string(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyID)))
+		if id != q.id || tx.ID() < w.tx-1 || tx.ID() > max(c.tried, c.lastTx) {
+			return errForeign
+		}
+		c.lastTx = tx.ID()
+		if in = tx.ID() >= w.tx; in {
+			return q.verify(tx, w)
+		}
+		return nil
+	})
+	if err != nil {
+		q.file.retire()
+	}
+	return in, err
+}
+
+// verify reads the records of w back.
+func (q *Queue) verify(tx *bbolt.Tx, w *work) error {
+	log := tx.Bucket([]byte(bucketLog))
+	for i, p := range w.batch.puts {
+		k := p.lane.key(q.committer.global + 1 + uint64(i))
+		if !bytes.Equal(log.Get(k[:]), p.record) {
+			return fmt.Errorf("%w: the record at key %x is not the one that was written", ErrDamaged, k)
+		}
+	}
+	return nil
+}
+
+// confirm makes sure that what stands in the file is on disk.
+func (q *Queue) confirm() error {
+	id := q.committer.lastTx + 1
+	return q.try(id, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keySettled), binary.BigEndian.AppendUint64(nil, uint64(id)))
+	})
+}
