@@ -256,13 +256,7 @@ func TestRunEndsAtOnceEvenDuringARequest(t *testing.T) {
 
 func TestAnUnreachableLinkIsToldApartAndNotHammered(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_ = l.Close()
-	r := run(t, Config{Address: address, Timeout: faultTimeout, Devices: []Device{{
+	r := run(t, Config{Address: freeAddress(t), Timeout: faultTimeout, Devices: []Device{{
 		Name: "d", Unit: 7, Offline: offline(2, time.Second, time.Second), Points: points("d", Holding, 20*time.Millisecond, 100),
 	}}}, newField())
 	eventually(t, "the bad reading", func() bool { return len(r.got.of("d/100")) > 0 })
@@ -270,7 +264,7 @@ func TestAnUnreachableLinkIsToldApartAndNotHammered(t *testing.T) {
 	if !errors.Is(s.Err, gateway.ErrNoAnswer) || !strings.Contains(s.Err.Error(), "refused") {
 		t.Errorf("%v", s.Err)
 	}
-	err = r.Write(t.Context(), "d/100", gateway.UintValue(1))
+	err := r.Write(t.Context(), "d/100", gateway.UintValue(1))
 	if !errors.Is(err, gateway.ErrNoAnswer) || errors.Is(err, gateway.ErrUncertain) {
 		t.Errorf("a write to nobody: %v", err)
 	}
