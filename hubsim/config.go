@@ -19,8 +19,8 @@ type Config struct {
 	Dir string
 	// MQTT and HTTPS are listen addresses, such as "127.0.0.1:8883"; "" is "127.0.0.1:0".
 	MQTT, HTTPS string
-	// MaxStored bounds the bytes of stored messages; 0 is 256 MiB. The oldest go first, in blocks of
-	// about a sixteenth of the bound.
+	// MaxStored bounds the bytes of stored messages; 0 is 256 MiB. The oldest go first, a block of at
+	// most a sixteenth of the bound at a time; the newest block stays. The log says when that begins.
 	MaxStored int64
 	// ReadAhead is how many unacknowledged publishes of a connection the hub reads before it stops
 	// reading (D2C-26); 0 is 16.

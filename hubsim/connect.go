@@ -224,6 +224,9 @@ func (s *session) turnAway(p *packets.ConnectPacket, bad *refusal) error {
 	}
 	if bad.code != 0 {
 		if _, err := s.conn.Write(connack(bad.code, false)); err == nil {
+			if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
+				_ = c.CloseWrite()
+			}
 			_ = s.conn.SetReadDeadline(time.Now().Add(linger))
 			_, _ = io.CopyN(io.Discard, s.conn, maxPacket)
 		}

@@ -100,7 +100,7 @@ func (h *Hub) DelayAcks(identity string, delay time.Duration) {
 	h.dials.set(identity, func(d *dial) { d.delay = delay })
 }
 
-// RefuseConnects answers the next n CONNECTs of the identity, "" of anybody, with a CONNACK of this
+// RefuseConnects answers the next n good CONNECTs of the identity, "" of anybody, with a CONNACK of this
 // return code (1 to 5), or with code 0 by closing without one. n = 0 ends it.
 func (h *Hub) RefuseConnects(identity string, code byte, n int) {
 	h.dials.set(identity, func(d *dial) { d.code, d.refuse = code, n })
@@ -131,16 +131,16 @@ func (h *Hub) Kick(identity string) bool {
 // Faults is one setting of the dials, as POST /hubsim/faults takes it. Fields that are left out change
 // nothing.
 type Faults struct {
-	Identity       string        `json:"identity"` // "device" or "device/module", "" is everybody
-	DropAcks       *int          `json:"dropAcks,omitempty"`
-	DelayAcks      *string       `json:"delayAcks,omitempty"` // a duration such as "250ms"
-	RefuseConnects *RefusedDials `json:"refuseConnects,omitempty"`
-	CloseOnPublish *int          `json:"closeOnPublish,omitempty"`
-	Kick           bool          `json:"kick,omitempty"`
+	Identity       string    `json:"identity"` // "device" or "device/module", "" is everybody
+	DropAcks       *int      `json:"dropAcks,omitempty"`
+	DelayAcks      *string   `json:"delayAcks,omitempty"` // a duration such as "250ms"
+	RefuseConnects *Refusals `json:"refuseConnects,omitempty"`
+	CloseOnPublish *int      `json:"closeOnPublish,omitempty"`
+	Kick           bool      `json:"kick,omitempty"`
 }
 
-// RefusedDials says how many CONNECTs are answered with which CONNACK return code.
-type RefusedDials struct {
+// Refusals says how many CONNECTs are answered with which CONNACK return code.
+type Refusals struct {
 	Code  byte `json:"code"`
 	Count int  `json:"count"`
 }

@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
+	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,4 +112,55 @@ func connectPaho(t testing.TB, options *mqtt.ClientOptions) mqtt.Client {
 	}
 	t.Cleanup(func() { client.Disconnect(0) })
 	return client
+}
+
+// eventually waits up to five seconds for ok.
+func eventually(t testing.TB, ok func() bool) {
+	t.Helper()
+	for range 1000 {
+		if ok() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatal("it did not happen within five seconds")
+}
+
+// methodCall is a call that waits 50 ms for its answer.
+func methodCall(identity, name string) hubsim.MethodCall {
+	device, module, _ := strings.Cut(identity, "/")
+	return hubsim.MethodCall{Device: device, Module: module, Name: name, ResponseTimeout: 50 * time.Millisecond}
+}
+
+func dialTLS(t testing.TB, address string, trust *hubsim.Hub) *tls.Conn {
+	t.Helper()
+	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: trust.CAPool(), ServerName: "localhost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func dialTCP(t testing.TB, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func mqttConnect(options *mqtt.ClientOptions) error {
+	client := mqtt.NewClient(options)
+	defer client.Disconnect(0)
+	token := client.Connect()
+	token.Wait()
+	return token.Error()
+}
+
+func removeAll(t testing.TB, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -64,7 +64,7 @@ func (h *Hub) open() (err error) {
 		return err
 	}
 	h.store = newStore(messages, h.cfg.MaxStored, func(err error) {
-		h.log.Error().Err(err).Msg("stored messages cannot be read")
+		h.log.Warn().Err(err).Msg("stored messages")
 	})
 	cut, err := h.store.recover(func(r record) {
 		if id := h.registry.find(r.identity); id != nil {

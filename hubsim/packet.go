@@ -183,7 +183,7 @@ func fieldBytes(p packets.ControlPacket) int {
 		}
 	case *packets.SubscribePacket:
 		n += 2 + len(p.Qoss)
-	case *packets.UnsubscribePacket, *packets.PubackPacket, *packets.PubrecPacket, *packets.PubrelPacket, *packets.PubcompPacket:
+	case *packets.UnsubscribePacket, *packets.PubackPacket:
 		n += 2
 	}
 	return n

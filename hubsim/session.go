@@ -13,7 +13,7 @@ import (
 const (
 	// firstPacketLimit is how long a client may take for its CONNECT (CON-33).
 	firstPacketLimit = 30 * time.Second
-	// linger is how long the hub reads on behind a refusal.
+	// linger is how long the hub still deals with a client that it hangs up on.
 	linger = 250 * time.Millisecond
 	// idleCap bounds one and a half keep-alives (CON-42).
 	idleCap = 1767 * time.Second
@@ -138,7 +138,9 @@ func (s *session) run(ctx context.Context) {
 		close(s.closing)
 	})
 	close(stop)
+	cut := time.AfterFunc(linger, func() { _ = s.abort() }) // if the client does not read
 	writer.Wait()
+	cut.Stop()
 	s.calls.fail()
 	s.leaveWill(err)
 	s.logEnd(err)
@@ -198,6 +200,12 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 	if header>>4 == packets.Publish {
 		return false, s.publish(header, body)
 	}
+	switch header >> 4 {
+	case packets.Connack, packets.Suback, packets.Unsuback, packets.Pingresp, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
+		return false, &violation{"a client must not send " + packets.PacketNames[header>>4] + " (CLOSE-16)"}
+	case packets.Connect:
+		return false, &violation{"a second CONNECT (CLOSE-16)"}
+	}
 	packet, err := unpack(header, body)
 	if err != nil {
 		return false, &violation{"malformed packet: " + err.Error() + " (CLOSE-16)"}
@@ -212,10 +220,6 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 	case *packets.PubackPacket: // nothing is sent at QoS 1 yet
 	case *packets.DisconnectPacket:
 		return true, nil
-	case *packets.ConnectPacket:
-		return false, &violation{"a second CONNECT (CLOSE-16)"}
-	default:
-		return false, &violation{"a client must not send " + packets.PacketNames[header>>4] + " (CLOSE-16)"}
 	}
 	return false, nil
 }

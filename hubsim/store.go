@@ -2,6 +2,7 @@ package hubsim
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"sort"
 	"sync"
@@ -15,7 +16,7 @@ import (
 type store struct {
 	limit, block int64 // the bound, and the size at which a segment is full; never change
 	dir          string
-	complain     func(error) // about a file that cannot be read
+	complain     func(error) // about what an operator should know; must not call back
 
 	// durable is the newest sequence that is on disk.
 	durable atomic.Uint64
@@ -30,6 +31,7 @@ type store struct {
 	drained  sync.Cond // the batch was taken, or failure
 	closing  bool
 	failure  error
+	dropping bool // the bound was reached once
 }
 
 // batch is what the next sync will put on disk.
@@ -119,6 +121,10 @@ func (s *store) tail(r *record) *segment {
 // evict drops the oldest segments until the bound holds, but never the newest.
 func (s *store) evict() (dropped []*segment) {
 	for s.bytes > s.limit && len(s.segments) > 1 {
+		if !s.dropping {
+			s.dropping = true
+			s.complain(fmt.Errorf("the bound of %d bytes is reached: from now on the oldest messages are dropped", s.limit))
+		}
 		dropped = append(dropped, s.segments[0])
 		s.bytes -= s.segments[0].size()
 		s.segments = append([]*segment(nil), s.segments[1:]...)

@@ -1,0 +1,405 @@
+package hubsim
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/rs/zerolog"
+)
+
+// pipeHub is a hub without sockets, whose log can be read.
+type pipeHub struct {
+	*Hub
+	log *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func newPipeHub(t *testing.T, cfg Config) *pipeHub {
+	t.Helper()
+	log := &lockedBuffer{}
+	cfg.HostName, cfg.Log = "contoso.azure-devices.net", zerolog.New(log)
+	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}}
+	h.store = newStore("", h.cfg.MaxStored, nil)
+	var err error
+	if h.registry, err = openRegistry(""); err != nil {
+		t.Fatal(err)
+	}
+	return &pipeHub{Hub: h, log: log}
+}
+
+// pipeClient is the client's end of a session over a pipe.
+type pipeClient struct {
+	t    *testing.T
+	conn net.Conn
+	over chan struct{} // the session has ended
+}
+
+func (h *pipeHub) dial(t *testing.T) *pipeClient {
+	t.Helper()
+	client, server := net.Pipe()
+	c := &pipeClient{t: t, conn: client, over: make(chan struct{})}
+	go func() {
+		h.newSession(server, server.Close).run(t.Context())
+		close(c.over)
+	}()
+	t.Cleanup(func() { _ = client.Close() })
+	return c
+}
+
+// connectPacket is a good CONNECT of a device with a token that holds for life.
+func (h *pipeHub) connectPacket(t *testing.T, device string, life time.Duration) *packets.ConnectPacket {
+	t.Helper()
+	key, err := h.Register(device, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.StdEncoding.DecodeString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sr, se := url.QueryEscape(h.cfg.HostName+"/devices/"+device), fmt.Sprint(time.Now().Add(life).Unix())
+	mac := hmac.New(sha256.New, raw)
+	mac.Write([]byte(sr + "\n" + se))
+	token := "SharedAccessSignature sr=" + sr + "&se=" + se + "&sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	p := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
+	p.ProtocolName, p.ProtocolVersion, p.CleanSession, p.ClientIdentifier = "MQTT", 4, true, device
+	p.UsernameFlag, p.Username = true, h.cfg.HostName+"/"+device+"/?api-version=2021-04-12"
+	p.PasswordFlag, p.Password = true, []byte(token)
+	return p
+}
+
+// connect connects device with a keep-alive and expects to be let in.
+func (h *pipeHub) connect(t *testing.T, device string, keepAlive uint16) *pipeClient {
+	t.Helper()
+	c := h.dial(t)
+	p := h.connectPacket(t, device, 24*time.Hour)
+	p.Keepalive = keepAlive
+	c.send(encode(p))
+	c.expect([]byte{0x20, 2, 0, 0})
+	return c
+}
+
+func (c *pipeClient) send(packet []byte) {
+	c.t.Helper()
+	if _, err := c.conn.Write(packet); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *pipeClient) expect(want []byte) {
+	c.t.Helper()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(c.conn, got); err != nil || !bytes.Equal(got, want) {
+		c.t.Fatalf("got %x (%v), want %x", got, err, want)
+	}
+}
+
+// expectEnd waits until the hub hangs up and returns how long that took.
+func (c *pipeClient) expectEnd() time.Duration {
+	c.t.Helper()
+	start := time.Now()
+	if n, err := c.conn.Read(make([]byte, 1)); err == nil || n > 0 {
+		c.t.Fatalf("the hub sent something")
+	}
+	after := time.Since(start)
+	<-c.over
+	return after
+}
+
+func publishPacket(topic string, qos byte, id uint16, body string) []byte {
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.TopicName, p.Qos, p.MessageID, p.Payload = topic, qos, id, []byte(body)
+	return encode(p)
+}
+
+var pingreq, disconnect = []byte{0xc0, 0}, []byte{0xe0, 0}
+
+func TestAClientThatSaysNothingIsCutAfterHalfAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		if after := h.dial(t).expectEnd(); after != 30*time.Second {
+			t.Errorf("cut after %v", after)
+		}
+		slow := h.dial(t)
+		slow.send([]byte{0x10, 0x40})
+		if after := slow.expectEnd(); after != 30*time.Second {
+			t.Errorf("a client that began its CONNECT was cut after %v", after)
+		}
+		if !strings.Contains(h.log.String(), "no CONNECT within 30 s") {
+			t.Errorf("the log says %s", h.log)
+		}
+	})
+}
+
+func TestOneAndAHalfKeepAlivesWithoutAPacketEndAConnection(t *testing.T) {
+	for keepAlive, want := range map[uint16]time.Duration{
+		10: 15 * time.Second, 1: 1500 * time.Millisecond, 1177: 1765500 * time.Millisecond, 1178: 1767 * time.Second, 65535: 1767 * time.Second, 0: 1767 * time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newPipeHub(t, Config{})
+			c := h.connect(t, "dev1", keepAlive)
+			if !h.Connected("dev1") {
+				t.Error("not connected")
+			}
+			if after := c.expectEnd(); after != want {
+				t.Errorf("keep-alive %d: cut after %v, want %v", keepAlive, after, want)
+			}
+			if h.Connected("dev1") {
+				t.Error("still connected")
+			}
+		})
+	}
+}
+
+func TestAnyPacketRestartsTheKeepAliveAndAByteDoesNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		c := h.connect(t, "dev1", 10)
+		for range 3 {
+			time.Sleep(14 * time.Second)
+			c.send(publishPacket("devices/dev1/messages/events/", 0, 0, "x"))
+			time.Sleep(14 * time.Second)
+			c.send(pingreq)
+			c.expect([]byte{0xd0, 0})
+		}
+		start := time.Now()
+		for _, b := range publishPacket("devices/dev1/messages/events/", 0, 0, "x") {
+			time.Sleep(4 * time.Second)
+			if _, err := c.conn.Write([]byte{b}); err != nil {
+				break
+			}
+		}
+		if after := time.Since(start); after != 16*time.Second {
+			t.Errorf("a client that trickles bytes was cut after %v", after)
+		}
+		<-c.over
+	})
+}
+
+func TestAConnectionOutlivesItsTokenByTheGraceOnly(t *testing.T) {
+	for grace, want := range map[time.Duration]time.Duration{0: 11 * time.Minute, -1: time.Minute, time.Second: 61 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newPipeHub(t, Config{ExpiryGrace: grace})
+			c := h.dial(t)
+			p := h.connectPacket(t, "dev1", time.Minute)
+			p.Keepalive = 60
+			start := time.Now()
+			c.send(encode(p))
+			c.expect([]byte{0x20, 2, 0, 0})
+			for {
+				time.Sleep(700 * time.Millisecond)
+				if _, err := c.conn.Write(pingreq); err != nil {
+					break
+				}
+				if _, err := io.ReadFull(c.conn, make([]byte, 2)); err != nil {
+					break
+				}
+			}
+			<-c.over
+			if after := time.Since(start).Truncate(time.Second); after != want {
+				t.Errorf("grace %v: cut after %v, want %v", grace, after, want)
+			}
+			if !strings.Contains(h.log.String(), "token expired") {
+				t.Errorf("the log says %s", h.log)
+			}
+		})
+	}
+}
+
+func TestTheHubReadsAheadOfItsAcknowledgementsOnlySoFar(t *testing.T) {
+	for _, readAhead := range []int{0, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newPipeHub(t, Config{ReadAhead: readAhead})
+			want := uint64(readAhead)
+			if readAhead == 0 {
+				want = 16
+			}
+			h.DelayAcks("dev1", time.Minute)
+			c := h.connect(t, "dev1", 600)
+			var all []byte
+			for i := range 40 {
+				all = append(all, publishPacket("devices/dev1/messages/events/", 1, uint16(i+1), "x")...)
+			}
+			c.send(all)
+			synctest.Wait()
+			if got := h.Received(); got != want {
+				t.Errorf("%d messages taken while none is acknowledged, want %d", got, want)
+			}
+			for i := range 40 {
+				if id := readAck(t, c.conn); id != uint16(i+1) {
+					t.Fatalf("PUBACK %d, want %d", id, i+1)
+				}
+			}
+			if got := h.Received(); got != 40 {
+				t.Errorf("%d messages in the end", got)
+			}
+		})
+	}
+}
+
+func TestAWillIsLeftByWhoeverDoesNotSayGoodbye(t *testing.T) {
+	for name, c := range map[string]struct {
+		topic string
+		end   func(h *pipeHub, c *pipeClient)
+		want  string
+	}{
+		"connection lost":    {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, "1Will"},
+		"no bag":             {"devices/dev1/messages/events/", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, "Will"},
+		"silence":            {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { c.expectEnd() }, "1Will"},
+		"violation":          {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { c.send(publishPacket("x", 0, 0, "")) }, "1Will"},
+		"DISCONNECT":         {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { c.send(disconnect) }, ""},
+		"a topic not for it": {"somewhere/else", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, ""},
+		"a malformed bag":    {"devices/dev1/messages/events/a=b+c", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newPipeHub(t, Config{})
+			client := h.dial(t)
+			p := h.connectPacket(t, "dev1", time.Hour)
+			p.WillFlag, p.WillTopic, p.WillMessage, p.WillRetain, p.Keepalive = true, c.topic, []byte("gone"), true, 60
+			client.send(encode(p))
+			client.expect([]byte{0x20, 2, 0, 0})
+			c.end(h, client)
+			<-client.over
+			got := ""
+			for _, m := range h.Messages(0, 0) {
+				if string(m.Body) != "gone" || m.Properties["mqtt-retain"] != "true" {
+					t.Errorf("%s: message %+v", name, m)
+				}
+				got += m.Properties["a"] + m.Properties["iothub-MessageType"]
+			}
+			if got != c.want {
+				t.Errorf("%s: messages %q, want %q; log: %s", name, got, c.want, h.log)
+			}
+		})
+	}
+}
+
+// Everything here ends the connection, and the log says why in one line.
+func TestTheLogSaysWhatTheClientDidWrong(t *testing.T) {
+	const events = "devices/dev1/messages/events/"
+	for _, c := range []struct {
+		name string
+		send []byte
+		want string
+	}{
+		{"QoS 2", publishPacket(events, 2, 1, ""), "dev1: PUBLISH at QoS 2 (D2C-21, CLOSE-1): IoT Hub closes the connection"},
+		{"misspelt topic", publishPacket("devices/dev1/message/events/", 1, 1, ""), "not a topic of IoT Hub"},
+		{"another device", publishPacket("devices/dev2/messages/events/", 1, 1, ""), "an identity other than dev1"},
+		{"a topic of its own", publishPacket("plant/boiler", 0, 0, ""), "not a topic of IoT Hub"},
+		{"a wildcard", publishPacket("devices/dev1/messages/+", 0, 0, ""), "wildcard"},
+		{"plus for space", publishPacket(events+"a=b+c", 1, 1, ""), "must be %2B"},
+		{"a colon", publishPacket(events+"t=12:30", 1, 1, ""), "must be %3A"},
+		{"too large", publishPacket(events, 1, 1, strings.Repeat("x", maxMessage+1)), "a message of 262145 bytes, the limit is 262144"},
+		{"too large with properties", publishPacket(events+"ab=cd", 1, 1, strings.Repeat("x", maxMessage-3)), "a message of 262145 bytes"},
+		{"far too large", []byte{0x30, 0xff, 0xff, 0xff, 0x7f}, "packet of more than 327683 bytes"},
+		{"a second CONNECT", []byte{0x10, 0x0c, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0}, "a second CONNECT"},
+		{"a server's packet", []byte{0x20, 2, 0, 0}, "a client must not send CONNACK"},
+		{"PUBREL", []byte{0x62, 2, 0, 1}, "a client must not send PUBREL"},
+		{"a packet that does not exist", []byte{0xf0, 0}, "malformed packet"},
+		{"a bad length", []byte{0x30, 0x80, 0x80, 0x80, 0x80, 0x01}, "malformed remaining length"},
+		{"a foreign filter", []byte{0x82, 8, 0, 1, 0, 3, 'a', '/', '#', 0}, "not a filter of IoT Hub"},
+		{"no filter", []byte{0x82, 2, 0, 1}, "a SUBSCRIBE without a filter"},
+		{"nothing to unsubscribe", []byte{0xa2, 2, 0, 1}, "an UNSUBSCRIBE without a filter"},
+		{"filter at QoS 3", append([]byte{0x82, 26, 0, 1, 0, 21}, methodFilter+"\x03"...), "a SUBSCRIBE at QoS 3"},
+		{"a method answer without status", publishPacket("$iothub/methods/res/ok/?$rid=1", 0, 0, ""), "is not an integer"},
+		{"a method answer without rid", publishPacket("$iothub/methods/res/200/?x=1", 0, 0, ""), "no /?$rid="},
+		{"a large method answer", publishPacket("$iothub/methods/res/200/?$rid=1", 0, 0, strings.Repeat("x", maxMethodPayload+1)), "a method answer of 131073 bytes"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newPipeHub(t, Config{})
+			client := h.connect(t, "dev1", 60)
+			go func() { _, _ = client.conn.Write(c.send) }() // the hub may hang up before it has all
+			if after := client.expectEnd(); after > time.Second {
+				t.Errorf("%s: closed after %v", c.name, after)
+			}
+			if !strings.Contains(h.log.String(), c.want) || strings.Count(h.log.String(), `"level":"warn"`) != 1 {
+				t.Errorf("%s: the log says %s, want one line with %q", c.name, h.log, c.want)
+			}
+			if h.Received() != 0 {
+				t.Errorf("%s: it was stored", c.name)
+			}
+		})
+	}
+}
+
+func TestWhatTheHubToleratesIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		c := h.connect(t, "dev1", 60)
+		for i := range 3 {
+			c.send(publishPacket("devices/dev1/messages/events/a=1&a=%C3%BC", 1, uint16(i+1), ""))
+			readAck(t, c.conn)
+			c.send(publishPacket("$iothub/twin/GET/?$rid=1", 1, uint16(i+1), " "))
+			readAck(t, c.conn)
+		}
+		for _, want := range []string{"a property name appears twice", "not printable ASCII", "twins are not simulated"} {
+			if strings.Count(h.log.String(), want) != 1 {
+				t.Errorf("the log has %q %d times", want, strings.Count(h.log.String(), want))
+			}
+		}
+	})
+}
+
+// A PUBACK that is due goes out before the hub hangs up.
+func TestAViolationDoesNotSwallowEarlierAcknowledgements(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		c := h.connect(t, "dev1", 60)
+		c.send(append(publishPacket("devices/dev1/messages/events/", 1, 7, "x"), publishPacket("devices/dev1/messages/events/", 2, 8, "x")...))
+		if id := readAck(t, c.conn); id != 7 {
+			t.Errorf("PUBACK %d", id)
+		}
+		c.expectEnd()
+	})
+}
+
+func TestATakeOverEndsTheOldConnectionBeforeTheNewOneIsLetIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		first := h.dial(t)
+		p := h.connectPacket(t, "dev1", time.Hour)
+		p.WillFlag, p.WillTopic = true, "devices/dev1/messages/events/"
+		first.send(encode(p))
+		first.expect([]byte{0x20, 2, 0, 0})
+		second := h.connect(t, "dev1", 60)
+		if h.Received() != 1 {
+			t.Error("the Will of the old connection was not there when the new one was let in (CON-47)")
+		}
+		if after := first.expectEnd(); after != 0 {
+			t.Errorf("the old connection was closed after %v", after)
+		}
+		second.send(pingreq)
+		second.expect([]byte{0xd0, 0})
+		if !strings.Contains(h.log.String(), "took over") {
+			t.Errorf("the log says %s", h.log)
+		}
+	})
+}
