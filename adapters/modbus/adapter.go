@@ -51,7 +51,7 @@ func New(cfg Config, dial func(ctx context.Context, network, address string) (ne
 		stopped: make(chan struct{}), writes: make(chan *job), reads: make(chan *job),
 	}
 	a.link = &link{
-		address: cfg.Address, timeout: cfg.Timeout, dial: dial, log: a.log, random: rand.Float64,
+		address: cfg.Address, timeout: cfg.Timeout, dial: dial, log: a.log, level: zerolog.InfoLevel, random: rand.Float64,
 		note:  func(change func(*LinkStats)) { a.note(func(s *Stats) { change(&s.Link) }) },
 		stale: a.noteStale,
 	}

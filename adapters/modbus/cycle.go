@@ -95,7 +95,7 @@ func (c *cycle) refused(s suspect, f *fault) {
 	}
 	c.samples = append(c.samples, d.failed(s.block, c.w.link.arrived, f.readErr())...)
 	if f.code <= illegalValue {
-		c.w.refuse(d, s.block, f)
+		c.w.refuse(d, s.block)
 	}
 }
 
@@ -107,7 +107,7 @@ func (w *wire) poll(ctx context.Context, d *device) {
 	groups := d.dueGroups(now)
 	blocks := d.blocks(groups, now)
 	c := &cycle{w: w, d: d, budget: extraMax, queue: d.lore.suspect}
-	searching := len(c.queue) > 0
+	searching, refused := len(c.queue) > 0, len(d.lore.refused)
 	c.before = func() bool {
 		w.commands(ctx) // between any two requests somebody who waits goes first
 		return ctx.Err() == nil
@@ -118,6 +118,7 @@ func (w *wire) poll(ctx context.Context, d *device) {
 	if searching || len(c.queue) > 0 {
 		d.replan() // the plan leaves out what is searched
 	}
+	w.logRefused(d, refused)
 	samples := append(c.samples, w.judge(d, c)...)
 	w.a.out.put(d.index, samples)
 	waited := c.end != nil && c.end.waiting
@@ -167,16 +168,20 @@ func (w *wire) judge(d *device, c *cycle) []gateway.Sample {
 }
 
 // refuse notes that the device does not let the block's points be read.
-func (w *wire) refuse(d *device, b Block, why *fault) {
+func (w *wire) refuse(d *device, b Block) {
 	for _, i := range b.Points {
-		if _, known := d.lore.refused[i]; !known {
-			w.log.Warn().Str("device", d.Name).Str("point", string(d.Points[i].ID)).Stringer("at", b).
-				Err(why).Msg("device refuses the point; check its address in the mapping")
-		}
 		d.lore.refused[i] = time.Now().Add(refusedRetry)
 	}
 	w.showRefused(d)
 	d.replan()
+}
+
+// logRefused writes one line about the points that a cycle found to be refused.
+func (w *wire) logRefused(d *device, before int) {
+	if n := len(d.lore.refused); n > before {
+		w.log.Warn().Str("device", d.Name).Uint8("unit", d.Unit).Int("new", n-before).Int("all", n).
+			Msg("device refuses points; check their addresses in the mapping")
+	}
 }
 
 // relearn notes that the device gave a point that it had refused: what else it taught may be out of

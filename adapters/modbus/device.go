@@ -10,6 +10,10 @@ import (
 	gateway "iothub-gateway"
 )
 
+// plansMax bounds the plans that are kept: periods that never meet twice in the same way would make
+// ever more of them.
+const plansMax = 256
+
 // device is a Device at run time.
 type device struct {
 	// never changed after New
@@ -138,6 +142,9 @@ func (d *device) blocks(groups []*group, now time.Time) []Block {
 	plan, ok := d.plans[string(key)]
 	if !ok {
 		plan = d.planned(groups)
+		if len(d.plans) >= plansMax {
+			d.replan()
+		}
 		d.plans[string(key)] = plan
 	}
 	plan = rotate(plan, d.last)

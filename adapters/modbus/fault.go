@@ -28,7 +28,7 @@ type fault struct {
 	// closed: the peer ended a connection that had worked, without a byte of an answer. A read may
 	// be repeated at once (MB-118, "peer close between polls").
 	closed bool
-	// waiting: no connection, but none was tried either since the last one ended (MB-81).
+	// waiting: the last connection has just ended, and a new one was not tried yet (MB-81).
 	waiting bool
 	err     error
 }

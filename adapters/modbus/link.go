@@ -53,9 +53,10 @@ type link struct {
 
 	tries    int // delays since the link was well
 	nextDial time.Time
-	ended    time.Time // when the last connection ended
-	failed   bool      // a dial has failed since then
-	why      error     // why there is no connection
+	ended    time.Time     // when the last connection ended
+	failed   bool          // a dial has failed since then
+	why      error         // why there is no connection
+	level    zerolog.Level // of the log line about the next one
 
 	ctx     context.Context // of the exchange that runs; aborts it
 	quiet   bool            // the exchange that runs asks a unit known to be silent
@@ -96,7 +97,8 @@ func (l *link) ready(ctx context.Context, urgent bool) *fault {
 			return &fault{kind: aborted, err: context.Cause(ctx)}
 		}
 	} else if wait > 0 {
-		return &fault{kind: down, waiting: !l.failed, err: fmt.Errorf("not connected: %w", l.why)}
+		brief := !l.failed && time.Since(l.ended) < backoffFirst
+		return &fault{kind: down, waiting: brief, err: fmt.Errorf("not connected: %w", l.why)}
 	}
 	return l.connect(ctx)
 }
@@ -111,6 +113,7 @@ func (l *link) connect(ctx context.Context) *fault {
 		}
 		if !l.failed {
 			l.log.Warn().Err(err).Msg("cannot connect")
+			l.level = zerolog.InfoLevel
 		}
 		l.failed, l.why = true, err
 		l.retreat()
@@ -123,7 +126,7 @@ func (l *link) connect(ctx context.Context) *fault {
 	l.since = time.Now()
 	l.used = l.since
 	l.opened++
-	l.log.Info().Str("local", conn.LocalAddr().String()).Msg("connected")
+	l.log.WithLevel(l.level).Str("local", conn.LocalAddr().String()).Msg("connected")
 	l.note(func(s *LinkStats) { s.Up, s.Since, s.Connects = true, l.since, s.Connects+1 })
 	return nil
 }
@@ -153,15 +156,22 @@ func (l *link) drop(why error, free bool) {
 	l.conn, l.in = nil, nil
 	now := time.Now()
 	up := now.Sub(l.since)
-	if up >= backoffReset {
+	switch {
+	case up >= backoffReset:
 		l.tries = 0
+	case l.answered: // it works in between: trouble now and then must not add up to minutes
+		l.tries = min(l.tries, 1)
 	}
 	l.ended, l.nextDial, l.why = now, now, why
 	if !free {
 		l.retreat()
 	}
 	level := zerolog.WarnLevel
-	if l.ctx != nil && l.ctx.Err() != nil {
+	l.level = zerolog.InfoLevel
+	switch {
+	case free: // some peers do so after each answer
+		level, l.level = zerolog.DebugLevel, zerolog.DebugLevel
+	case l.ctx != nil && l.ctx.Err() != nil:
 		level = zerolog.InfoLevel // we are stopping
 	}
 	l.log.WithLevel(level).Err(why).Dur("up", up).Msg("connection ended")

@@ -142,26 +142,60 @@ func TestAPeerThatAcceptsAndClosesIsNotHammered(t *testing.T) {
 	})
 }
 
+// garbled is a device that sends garbage instead of every nth answer.
+func garbled(nth int) *field {
+	f := newField()
+	n := 0
+	f.trick = func(c *peer, r call) bool {
+		if n++; n%nth == 0 {
+			c.send([]byte("garbage that is no Modbus"))
+			return true
+		}
+		return false
+	}
+	return f
+}
+
 // A short loss of the connection is no reason to call a device offline, however fast it is polled.
 func TestAReconnectAloneMakesNothingBad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newField()
-		n := 0
-		f.trick = func(c *peer, r call) bool {
-			if n++; n%50 == 0 {
-				c.send([]byte("garbage that is no Modbus"))
-				return true
-			}
-			return false
-		}
+		f := garbled(1400) // each 70 s
 		r := run(t, Config{Devices: []Device{{Name: "d", Unit: 1, Offline: offline(3, 5*time.Second, time.Minute), Points: points("d", Holding, 50*time.Millisecond, 10)}}}, f)
 		pass(10 * time.Minute)
 		got := r.got.of("d/10")
-		if goods(got) < 100 || goods(got) != len(got) || f.conns() < 5 {
+		if goods(got) < 11000 || goods(got) != len(got) || f.conns() < 5 {
 			t.Errorf("%d of %d good, %d connections", goods(got), len(got), f.conns())
 		}
 		if s := r.Stats().Devices[0]; s.Skipped == 0 {
 			t.Errorf("the ticks without a connection are not counted: %+v", s)
+		}
+	})
+}
+
+func TestTroubleNowAndThenDoesNotAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := garbled(50) // each 2.5 s
+		r := run(t, Config{Devices: []Device{{Name: "d", Unit: 1, Offline: offline(3, 5*time.Second, time.Minute), Points: points("d", Holding, 50*time.Millisecond, 10)}}}, f)
+		pass(10 * time.Minute)
+		if n := goods(r.got.of("d/10")); n < 6000 {
+			t.Errorf("%d of 12000 readings", n)
+		}
+	})
+}
+
+// Values do not stay good for minutes because the link is waiting for its next try.
+func TestALinkThatStaysDownMakesItsPointsBad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newField()
+		d := &dialer{f: f}
+		r := runDial(t, d, Config{Devices: []Device{{Name: "d", Unit: 1, Offline: offline(3, 5*time.Second, time.Minute), Points: points("d", Holding, time.Second, 10)}}})
+		pass(10 * time.Second)
+		d.refuse.Store(true)
+		f.set(func(f *field) { _ = f.peers[0].Close() })
+		pass(6 * time.Second)
+		got := r.got.of("d/10")
+		if last := got[len(got)-1]; !errors.Is(last.Err, gateway.ErrNoAnswer) || goods(got) != len(got)-1 {
+			t.Errorf("%v", got)
 		}
 	})
 }
