@@ -34,6 +34,8 @@ type Identity struct {
 	gateway.Identity
 	// Key refers to the shared access key; where it comes from, never the key itself.
 	Key identity.Ref
+	// written is where the file names the key, without a message.
+	written Finding
 }
 
 // Device is one entry of devices: for status pages and tables.

@@ -1,0 +1,138 @@
+package mapping
+
+import (
+	"slices"
+	"strings"
+
+	"iothub-gateway/adapters/modbus"
+)
+
+// counting says how a list of points counts registers. It has no default (MB-32).
+type counting uint8
+
+const (
+	undecided counting = iota
+	fromZero           // the first register is 0, as on the wire
+	fromOne            // the first register is 1
+	byModicon          // 40001 is the first holding register
+)
+
+// protocol is how a device wants to be spoken to, as far as a place says so; nil is not said.
+type protocol struct {
+	counting               counting
+	counted                bool   // addressing is given, rightly or wrongly
+	order                  string // "" is not said
+	gap, maxRead, maxWrite *int
+	even                   *bool
+}
+
+// protocol reads the protocol's keys of a modbus section.
+func (s section) protocol() protocol {
+	var p protocol
+	if n, ok := s.get("addressing"); ok {
+		p.counted = true
+		switch word, _ := n.word("zero", "one", "modicon"); word {
+		case "zero":
+			p.counting = fromZero
+		case "one":
+			p.counting = fromOne
+		case "modicon":
+			p.counting = byModicon
+		}
+	}
+	if n, ok := s.get("order"); ok {
+		p.order, _ = n.order(false)
+	}
+	p.gap = s.limit("gap", 0, modbus.MaxReadRegisters)
+	p.maxRead = s.limit("max_read", 1, modbus.MaxReadRegisters)
+	p.maxWrite = s.limit("max_write", 1, modbus.MaxWriteRegisters)
+	if n, ok := s.get("even"); ok {
+		if even, ok := n.yes(); ok {
+			p.even = &even
+		}
+	}
+	return p
+}
+
+// limit is a number of registers.
+func (s section) limit(key string, low, high int) *int {
+	n, ok := s.get(key)
+	if !ok {
+		return nil
+	}
+	if i, ok := n.whole(low, high, "E150"); ok {
+		return &i
+	}
+	return nil
+}
+
+// order is the order of a value's bytes (MB-36): one of the four names, or for a value of 64 bits also
+// a permutation of abcdefgh.
+func (n node) order(wide bool) (string, bool) {
+	text, ok := n.text()
+	if !ok {
+		return "", false
+	}
+	letters := []byte(text)
+	slices.Sort(letters)
+	names := []string{"abcd", "cdab", "badc", "dcba"}
+	switch {
+	case slices.Contains(names, text) || wide && string(letters) == "abcdefgh":
+		return text, true
+	case string(letters) == "abcdefgh":
+		n.complain("E125", "order %s is for 8 bytes; write it at the points of 64 bits", text)
+	default:
+		n.complain("E125", "unknown order %s; use abcd (big endian), cdab (words swapped), badc (bytes swapped) or dcba (little endian)%s",
+			quote(text), didYouMean(text, names))
+	}
+	return "", false
+}
+
+func (p protocol) over(below protocol) protocol {
+	if p.counting == undecided {
+		p.counting = below.counting
+	}
+	p.counted = p.counted || below.counted
+	if p.order == "" {
+		p.order = below.order
+	}
+	if p.gap == nil {
+		p.gap = below.gap
+	}
+	if p.maxRead == nil {
+		p.maxRead = below.maxRead
+	}
+	if p.maxWrite == nil {
+		p.maxWrite = below.maxWrite
+	}
+	if p.even == nil {
+		p.even = below.even
+	}
+	return p
+}
+
+// builtInProtocol is what holds where the file says nothing; counting stays undecided. The gap is
+// what pays on TCP, where a request costs much more than a register.
+func builtInProtocol() protocol {
+	gap, maxRead, maxWrite, even := 32, modbus.MaxReadRegisters, modbus.MaxWriteRegisters, false
+	return protocol{order: "abcd", gap: &gap, maxRead: &maxRead, maxWrite: &maxWrite, even: &even}
+}
+
+// unit is the unit id of a device (MB-11). It has no default, because vendors differ.
+func (s section) unit() (uint8, bool) {
+	n, ok := s.get("unit")
+	if !ok {
+		s.lacks("unit", "E020", "the unit is missing; write unit: 1 to 247, or 255 or 0 for a device that is addressed by its IP")
+		return 0, false
+	}
+	text, ok := n.text()
+	if !ok || n.zeroes(text) {
+		return 0, false
+	}
+	unit, ok := parseWhole(text)
+	if !ok || unit < 0 || unit > 247 && unit != 255 {
+		n.complain("E020", "unit %s is not possible; write 1 to 247, or 255 or 0 for a device that is addressed by its IP", quote(strings.TrimSpace(text)))
+		return 0, false
+	}
+	return uint8(unit), true
+}

@@ -1,0 +1,79 @@
+package mapping
+
+import (
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+var hostText = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+
+func (d *draft) readHub(n node) {
+	s := n.section(inHub)
+	d.hub.Transport = "mqtt"
+	if n, ok := s.get("host"); ok {
+		d.readHost(n)
+	} else {
+		s.lacks("host", "E008", "hub has no host; write host: NAME.azure-devices.net")
+	}
+	if n, ok := s.get("transport"); ok {
+		d.hub.Transport, _ = n.word("mqtt", "websocket")
+	}
+	if n, ok := s.get("trust"); ok {
+		if text, ok := n.text(); ok {
+			path, isFile := strings.CutPrefix(text, "file:")
+			if !isFile || path == "" {
+				n.complain("E009", "trust names a file of PEM certificates; write trust: file:PATH")
+			}
+			d.hub.Trust = path
+		}
+	}
+}
+
+// readHost takes a name or name:port. What it refuses is not repeated: it may be a connection string.
+func (d *draft) readHost(n node) {
+	text, ok := n.text()
+	if !ok {
+		return
+	}
+	host, port, withPort := strings.Cut(text, ":")
+	d.hub.Host = host
+	if withPort {
+		d.hub.Port, _ = parsePort(port)
+	}
+	if !hostText.MatchString(host) || withPort && d.hub.Port == 0 {
+		n.complain("E009", "host takes the hub's full name, such as plant7.azure-devices.net, or name:port; no URL and no connection string")
+	}
+}
+
+// parsePort reads a TCP port, 1 to 65535.
+func parsePort(text string) (int, bool) {
+	port, err := strconv.Atoi(text)
+	if err != nil || port < 1 || port > 65535 || strconv.Itoa(port) != text {
+		return 0, false
+	}
+	return port, true
+}
+
+// endpoint is the host:port of a Modbus TCP server, in one spelling for each.
+func (n node) endpoint() (string, bool) {
+	text, ok := n.text()
+	if !ok {
+		return "", false
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		n.complain("E040", "%s has no port; Modbus/TCP uses 502: write %s:502", quote(text), strings.TrimSuffix(text, ":"))
+		return "", false
+	}
+	if _, ok := parsePort(port); !ok {
+		n.complain("E040", "%s: the port is a number from 1 to 65535; Modbus/TCP uses 502", quote(text))
+		return "", false
+	}
+	if !hostText.MatchString(host) && net.ParseIP(host) == nil {
+		n.complain("E040", "%s names no host; write an address and a port, such as 10.7.3.11:502", quote(text))
+		return "", false
+	}
+	return net.JoinHostPort(strings.ToLower(host), port), true
+}

@@ -1,0 +1,177 @@
+package mapping
+
+import (
+	"errors"
+	"strings"
+
+	yaml "go.yaml.in/yaml/v4"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/identity"
+)
+
+// owner is an identity with what the devices that report as it have claimed so far.
+type owner struct {
+	identity Identity
+	first    node // where it is mentioned first
+	key      node // its sas_key; the zero node if none was seen
+	misspelt bool // a sas_key was seen, but misspelt
+	fields   map[string]*point
+	methods  map[string]node
+	property map[string]node
+}
+
+// readIdentity says whose a device's points are. "" is nobody: the device is local, or it is not said
+// properly, which has been reported.
+func (d *draft) readIdentity(s section) (id gateway.IdentityID, local bool) {
+	if n, ok := s.get("local"); ok {
+		local, _ = n.yes()
+	}
+	n, given := s.get("identity")
+	switch {
+	case given && local:
+		n.refuse("E080", "a local device is not reported, hence has no identity; drop identity, or local: true")
+		return "", local
+	case !given && !local:
+		s.lacks("identity", "E080", "device %s has no identity; write identity: { device: ID, sas_key: file:PATH }, or local: true if it is only read", quote(s.label))
+		return "", local
+	case local:
+		return "", local
+	}
+	part := n.section(inIdentity)
+	o := d.owner(part)
+	if o == nil {
+		if key, ok := part.get("sas_key"); ok {
+			key.reference()
+		}
+		return "", local
+	}
+	o.claim(part)
+	return o.identity.ID, false
+}
+
+// owner finds or makes the identity that a section names.
+func (d *draft) owner(s section) *owner {
+	device, ok := s.get("device")
+	if !ok {
+		s.lacks("device", "E008", "identity has no device; write device: ID, as it is registered in the hub")
+		return nil
+	}
+	id, ok := device.hubID()
+	if module, given := s.get("module"); given {
+		name, legal := module.hubID()
+		id, ok = id+"/"+name, ok && legal
+	}
+	if !ok {
+		return nil
+	}
+	key := gateway.IdentityID(id)
+	o := d.owners[key]
+	if o == nil {
+		o = &owner{
+			first:  s.node,
+			fields: map[string]*point{}, methods: map[string]node{}, property: map[string]node{},
+		}
+		o.identity.ID = key
+		d.owners[key] = o
+		d.order = append(d.order, o)
+	}
+	return o
+}
+
+// hubID is a device or module id that the hub takes and MQTT topics can carry (CON-25).
+func (n node) hubID() (string, bool) {
+	const longest, marks = 128, "-._*?!(),:=@$'"
+	text, ok := n.text()
+	if !ok {
+		return "", false
+	}
+	legal := func(r rune) bool {
+		return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune(marks, r)
+	}
+	if i := strings.IndexFunc(text, func(r rune) bool { return !legal(r) }); i >= 0 {
+		n.complain("E076", "%s %s: %q cannot be in an id, it would break MQTT topics; use ASCII letters, digits and %s",
+			n.label, quote(text), []rune(text[i:])[0], marks)
+		return "", false
+	}
+	if len(text) > longest {
+		n.complain("E076", "%s: an id has at most %d characters", n.label, longest)
+		return "", false
+	}
+	return text, true
+}
+
+// claim takes over what one device says about its identity.
+func (o *owner) claim(s section) {
+	if n, ok := s.get("sas_key"); ok {
+		ref := n.reference()
+		if o.key.yaml != nil {
+			n.refuse("E070", "the key of %s is given on line %d already; credentials stand at one of its devices only", o.identity.ID, o.key.at.line)
+		} else {
+			o.key, o.identity.Key = n, ref
+			o.identity.written = Finding{File: n.file, Line: n.at.line, Column: n.at.column, Source: n.source(n.at.line)}
+		}
+	}
+	o.misspelt = o.misspelt || s.misspelt["sas_key"]
+	if n, ok := s.get("properties"); ok {
+		o.readProperties(n)
+	}
+}
+
+// reference is where a secret is kept. What it refuses is never repeated (MAP-65).
+func (n node) reference() identity.Ref {
+	const remedy = "put it into a file of mode 0600 and write %s: file:PATH (or env:NAME, credential:NAME)"
+	if n.yaml.Kind != yaml.ScalarNode {
+		n.complain("E051", "%s takes a reference to a secret; "+remedy, n.label, n.label)
+		return ""
+	}
+	if _, ok := n.text(); !ok {
+		return ""
+	}
+	ref, err := identity.ParseRef(n.yaml.Value)
+	switch {
+	case errors.Is(err, identity.ErrClearText):
+		n.complain("E051", "this looks like a key in clear text; "+remedy, n.label)
+	case err != nil:
+		n.complain("E009", "%s: %s; write file:PATH, env:NAME or credential:NAME", n.label, err)
+	}
+	return ref
+}
+
+// readProperties takes the application properties of every message. Several devices may give some of
+// them each; the hub compares their names without case (D2C-13).
+func (o *owner) readProperties(n node) {
+	for _, f := range n.fields("E002") {
+		value, ok := f.text()
+		if !ok {
+			continue
+		}
+		key := strings.ToLower(f.name)
+		other, again := o.property[key]
+		switch {
+		case !printable(f.name) || !printable(value):
+			f.complain("E078", "property %s: names and values are printable ASCII", quote(f.name))
+		case strings.HasPrefix(f.name, "$.") || strings.HasPrefix(key, "iothub-"):
+			f.refuse("E078", "property %s: names that begin with $. or iothub- belong to the hub; use another name", quote(f.name))
+		case again && (other.yaml.Value != value || other.label != f.name):
+			f.complain("E078", "property %s of %s has another value on line %d; keep one", quote(f.name), o.identity.ID, other.at.line)
+		case !again:
+			o.property[key] = f.node
+			o.identity.Properties = append(o.identity.Properties, gateway.Property{Name: f.name, Value: value})
+		}
+	}
+}
+
+// printable tells whether text is printable ASCII (D2C-14).
+func printable(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// checkOwners wants one credential for each identity.
+func (d *draft) checkOwners() {
+	for _, o := range d.order {
+		if o.key.yaml == nil && !o.misspelt {
+			o.first.lacks("E072", "%s has no key; write sas_key: file:PATH at one of its devices", o.identity.ID)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package mapping
+
+import (
+	"maps"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/adapters/modbus"
+)
+
+// longestMethod is the longest time that the hub waits for the answer to a method.
+const longestMethod = 5 * time.Minute
+
+func (d *draft) readMethods(n node, dev *device) {
+	n.label = "methods"
+	if dev.local {
+		n.refuse("E080", "a local device has no identity that the cloud could call methods on; drop methods")
+	}
+	for _, f := range n.fields("E002") {
+		f.methodName(dev)
+		s := f.section(inMethod)
+		m := gateway.Method{Identity: dev.identity, Name: f.name}
+		if n, ok := s.get("timeout"); ok {
+			m.Timeout, _ = n.duration(10*shortest, longestMethod)
+		}
+		write, writes := s.get("write")
+		read, reads := s.get("read")
+		switch {
+		case writes && reads:
+			read.refuse("E165", "method %s writes and reads; make it two methods", quote(f.name))
+		case writes:
+			s.writingMethod(write, dev, &m)
+		case reads:
+			s.readingMethod(read, dev, &m)
+		case !s.misspelt["read"]:
+			s.lacks("write", "E165", "method %s does nothing; write write: POINT with from: or value:, or read: [POINT]", quote(f.name))
+		}
+		dev.methods = append(dev.methods, m)
+	}
+}
+
+// methodName wants a name that the hub can call (METH-7) and the identity does not have yet.
+func (f field) methodName(dev *device) {
+	illegal := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("$()<>@,;:\\\"/[]?={}#+%", r) }
+	switch {
+	case f.name == "" || strings.ContainsFunc(f.name, illegal):
+		f.refuse("E077", "method %s cannot be called through the hub; use ASCII letters, digits, _, - and .", quote(f.name))
+	case dev.owner == nil:
+	default:
+		if other, twice := dev.owner.methods[f.name]; twice {
+			f.refuse("E077", "%s has a method %s already, on line %d; give one of them another name", dev.owner.identity.ID, quote(f.name), other.key.line)
+			return
+		}
+		dev.owner.methods[f.name] = f.node
+	}
+}
+
+// target is the point of the device that a method names; nil if there is none.
+func (n node) target(dev *device) *point {
+	name, ok := n.text()
+	if !ok {
+		return nil
+	}
+	p := dev.byName[name]
+	if p == nil && !dev.partial {
+		where := quote(dev.name)
+		if dev.profile.yaml != nil {
+			where += " or its profile " + quote(dev.profile.yaml.Value)
+		}
+		n.complain("E161", "no point %s in %s%s", quote(name), where, didYouMean(name, slices.Sorted(maps.Keys(dev.byName))))
+	}
+	return p
+}
+
+func (s section) readingMethod(read node, dev *device, m *gateway.Method) {
+	for _, key := range []string{"from", "value"} {
+		if n, ok := s.get(key); ok {
+			n.refuse("E165", "%s is for methods that write; drop it", key)
+		}
+	}
+	items, _ := read.items()
+	for _, item := range items {
+		p := item.target(dev)
+		switch {
+		case p == nil:
+		case slices.Contains(m.Read, p.north.ID):
+			item.complain("E002", "%s is listed twice", quote(p.name))
+		default:
+			m.Read = append(m.Read, p.north.ID)
+		}
+	}
+}
+
+func (s section) writingMethod(write node, dev *device, m *gateway.Method) {
+	p := write.target(dev)
+	from, byField := s.get("from")
+	value, constant := s.get("value")
+	switch {
+	case byField && constant:
+		value.refuse("E162", "method %s takes its value from %s but also has value: %s; keep one", quote(m.Name), quote(from.yaml.Value), quote(value.yaml.Value))
+	case byField:
+		m.From, _ = from.text()
+	case !constant && !s.misspelt["from"]:
+		s.lacks("value", "E162", "method %s does not say what it writes; add from: FIELD of the payload, or value: CONSTANT", quote(m.Name))
+	}
+	if p == nil {
+		return
+	}
+	m.Write = p.north.ID
+	if p.sound && p.north.Write == nil {
+		write.complain("E160", "method %s writes %s (line %d), which has no write; add write: to the point", quote(m.Name), quote(p.name), p.key.line)
+		return
+	}
+	if constant && !byField && p.sound {
+		m.Value = p.constant(value)
+	}
+}
+
+// constant is a value that a method always writes: one that the point may be given.
+func (p *point) constant(n node) *gateway.Value {
+	text, ok := n.text()
+	if !ok {
+		return nil
+	}
+	var v gateway.Value
+	switch rule := p.north.Write; {
+	case len(p.south.Enum) > 0:
+		if v = gateway.TextValue(text); !slices.Contains(rule.Words, text) {
+			n.complain("E163", "%s is not a word of %s (line %d); write %s%s", quote(text), p.name, p.key.line, orList(rule.Words), didYouMean(text, rule.Words))
+		}
+	case p.south.Type == modbus.Bool:
+		on, ok := n.yes()
+		if v = gateway.BoolValue(on); !ok {
+			return nil
+		}
+	case p.south.Type == modbus.String:
+		if v = gateway.TextValue(text); len(text) > p.south.Length {
+			n.complain("E163", "%s has %d bytes; %s takes %d", quote(text), len(text), p.name, p.south.Length)
+		}
+	default:
+		return p.constantNumber(n, text)
+	}
+	return &v
+}
+
+func (p *point) constantNumber(n node, text string) *gateway.Value {
+	if n.zeroes(text) {
+		return nil
+	}
+	var v gateway.Value
+	var exact *big.Rat
+	if i, ok := parseWhole(text); ok {
+		v, exact = gateway.IntValue(i), new(big.Rat).SetInt64(i)
+	} else if u, err := strconv.ParseUint(text, 10, 64); err == nil {
+		v, exact = gateway.UintValue(u), new(big.Rat).SetInt(new(big.Int).SetUint64(u))
+	} else if f, ok := parseNumber(text); ok {
+		v, exact = gateway.FloatValue(f), exactly(f)
+	} else {
+		n.complain("E163", "%s is not a number, and %s (line %d) takes one", quote(text), p.name, p.key.line)
+		return nil
+	}
+	low, high := p.north.Write.Min, p.north.Write.Max
+	switch f, _ := v.Number(); {
+	case low != nil && f < *low || high != nil && f > *high:
+		n.complain("E163", "%s is outside the limits %s..%s of %s (line %d)", quote(text), gateway.FloatValue(*low), gateway.FloatValue(*high), p.name, p.key.line)
+	case !p.holds(p.raw(exact)):
+		n.complain("E163", "%s cannot be held exactly by %s (line %d, %s scaled)", quote(text), p.name, p.key.line, p.typeName())
+	}
+	return &v
+}

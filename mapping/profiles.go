@@ -1,0 +1,45 @@
+package mapping
+
+// profile is a type of device: points and how it is spoken to, never where one stands (MAP-11).
+type profile struct {
+	name     string
+	protocol protocol
+	points   []field
+	names    []string
+}
+
+func (d *draft) readProfiles(n node) {
+	n.label = "profiles"
+	for _, f := range n.fields("E001") {
+		legal := f.named()
+		s := f.section(inProfile)
+		p := &profile{name: f.name}
+		if n, ok := s.get("source"); ok {
+			n.text()
+		}
+		if n, ok := s.get("modbus"); ok {
+			p.protocol = n.section(inProfileModbus).protocol()
+		}
+		if n, ok := s.get("points"); ok {
+			p.points = n.fields("E002")
+			d.checkProfile(p, n)
+		} else {
+			s.lacks("points", "E008", "profile %s has no points", quote(f.name))
+		}
+		if legal {
+			d.profiles[f.name] = p
+		}
+	}
+}
+
+// checkProfile reads the points as a device would, so that mistakes are found before a device uses
+// them. A profile that leaves the counting to its devices is checked as far as that goes.
+func (d *draft) checkProfile(p *profile, list node) {
+	dev := &device{name: p.name, protocol: p.protocol.over(builtInProtocol()), cadence: builtInCadence()}
+	var points []*point
+	for _, f := range p.points {
+		p.names = append(p.names, f.name)
+		points = append(points, d.readPoint(f, dev, dev.protocol.counting))
+	}
+	doubtUnits(list, p.name, points)
+}

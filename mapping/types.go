@@ -1,0 +1,203 @@
+package mapping
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+
+	"iothub-gateway/adapters/modbus"
+)
+
+var stringText = regexp.MustCompile(`^string\(([0-9]{1,6})\)$`)
+
+// types lists the types that a point may have, but for string(N).
+func types() []modbus.Type {
+	return []modbus.Type{
+		modbus.Bool, modbus.Int16, modbus.Uint16, modbus.Int32, modbus.Uint32, modbus.Int64, modbus.Uint64,
+		modbus.Float32, modbus.Float64,
+	}
+}
+
+// readType reads type. Bits are bool without it; a register has no type by itself.
+func (p *point) readType() {
+	n, given := p.get("type")
+	understood := given && p.typeOf(n)
+	switch {
+	case p.bits():
+		if understood && p.south.Type != modbus.Bool {
+			what := "a bit of a register"
+			if p.south.Table.Bits() {
+				what = "a " + tableName(p.south.Table)
+			}
+			n.complain("E123", "%s is true or false; drop type: %s", what, n.yaml.Value)
+		}
+		p.south.Type, p.south.Length = modbus.Bool, 0
+		p.typed = true
+	case given:
+		p.typed = understood
+	case p.placed:
+		p.lacks("type", "E128", "point %s has no type; add type: int16, uint16, int32, uint32, float32 ..., or bit: 0 to 15 for one bit of the register", quote(p.name))
+	}
+}
+
+// typeOf reads the word of a type.
+func (p *point) typeOf(n node) bool {
+	text, ok := n.text()
+	if !ok {
+		return false
+	}
+	var words []string
+	for _, t := range types() {
+		if text == t.String() {
+			p.south.Type = t
+			return true
+		}
+		words = append(words, t.String())
+	}
+	if found := stringText.FindStringSubmatch(text); found != nil {
+		length, err := strconv.Atoi(found[1])
+		if err == nil && length > 0 {
+			p.south.Type, p.south.Length = modbus.String, length
+			return true
+		}
+	}
+	if strings.HasPrefix(text, "string") {
+		n.complain("E127", "%s: a string has its length in bytes: string(16) takes 8 registers", quote(text))
+		return false
+	}
+	hint := didYouMean(text, words)
+	if word := otherName(text); word != "" {
+		hint = " (did you mean " + word + "?)"
+	}
+	n.complain("E127", "unknown type %s; use %s or string(N)%s", quote(text), strings.Join(words, ", "), hint)
+	return false
+}
+
+// otherName is our word for a type that manuals and other programs call differently.
+func otherName(text string) string {
+	switch strings.ToLower(text) {
+	case "bit", "boolean":
+		return "bool"
+	case "i16", "s16", "int", "short", "sint16":
+		return "int16"
+	case "u16", "uint", "word", "ushort":
+		return "uint16"
+	case "i32", "s32", "dint", "long", "sint32":
+		return "int32"
+	case "u32", "udint", "dword", "ulong":
+		return "uint32"
+	case "i64", "s64", "lint":
+		return "int64"
+	case "u64", "ulint", "qword":
+		return "uint64"
+	case "f32", "float", "real", "single":
+		return "float32"
+	case "f64", "double", "lreal":
+		return "float64"
+	}
+	return ""
+}
+
+// readOrder reads order; a point without it has the device's.
+func (p *point) readOrder() {
+	p.south.Order = p.device.protocol.order
+	n, ok := p.get("order")
+	if !ok || !p.suits("order") {
+		return
+	}
+	if order, ok := n.order(p.typed && p.south.Registers() == 4 && p.south.Type != modbus.String); ok {
+		p.south.Order = order
+	}
+}
+
+// integer tells whether the registers hold a whole number.
+func (p *point) integer() bool {
+	return p.typed && p.south.Type >= modbus.Int16 && p.south.Type <= modbus.Uint64
+}
+
+// number tells whether the registers hold a number.
+func (p *point) number() bool {
+	return p.typed && p.south.Type != modbus.Bool && p.south.Type != modbus.String
+}
+
+// measures tells whether the value is a number too, rather than a word or flags.
+func (p *point) measures() bool { return p.number() && !p.has("enum") && !p.has("flags") }
+
+// suits tells whether a key has a meaning for what the point is, and reports it if not. While that is
+// not known, every key is taken to suit.
+func (p *point) suits(key string) bool {
+	if !p.typed {
+		return true
+	}
+	code, fits := "E120", true
+	switch key {
+	case "scale", "offset", "linear", "range", "wrap":
+		fits = p.measures()
+	case "deadband":
+		code, fits = "E181", p.measures()
+	case "enum":
+		fits = p.integer() || p.south.Type == modbus.Bool
+	case "flags":
+		fits = p.integer()
+	case "not_available":
+		fits = p.number()
+	case "order":
+		fits = !p.placed || !p.south.Table.Bits()
+	}
+	if n, ok := p.get(key); ok && !fits {
+		n.refuse(code, "%s has no meaning for %s; drop it", key, p.shape())
+	}
+	return fits
+}
+
+// shape is what the point is, in a sentence.
+func (p *point) shape() string {
+	switch {
+	case p.number() && p.has("enum"):
+		return "a value that is one of the words of enum"
+	case p.number() && p.has("flags"):
+		return "a value that is split into flags"
+	case p.south.Type == modbus.String:
+		return "a text"
+	case p.south.Type == modbus.Bool:
+		return "a bool"
+	}
+	return p.south.Type.String()
+}
+
+// checkFit checks the point as a whole: that its registers exist and can be asked for at once.
+func (p *point) checkFit() {
+	if !p.placed || !p.typed {
+		return
+	}
+	at, _ := p.get("at")
+	size, start := p.south.Registers(), int(p.south.Address)
+	if p.decided && start+size > 65536 {
+		at.complain("E115", "a %s at %d ends past register 65535", p.typeName(), start)
+	}
+	if p.south.Table.Bits() {
+		return
+	}
+	n, ok := p.get("type")
+	if !ok {
+		n = at
+	}
+	limits := p.device.protocol
+	switch {
+	case size > *limits.maxRead:
+		n.complain("E151", "%s needs %d registers; one request reads %d at most", p.typeName(), size, *limits.maxRead)
+	case p.north.Write != nil && size > *limits.maxWrite:
+		n.complain("E151", "%s needs %d registers; one request writes %d at most", p.typeName(), size, *limits.maxWrite)
+	}
+	if *limits.even && start%2 != 0 && p.decided {
+		at.complain("E152", "the device needs even addresses (even: true) but %s starts at %d on the wire", p.name, start)
+	}
+}
+
+// typeName is the type as the file spells it.
+func (p *point) typeName() string {
+	if p.south.Type == modbus.String {
+		return "string(" + strconv.Itoa(p.south.Length) + ")"
+	}
+	return p.south.Type.String()
+}

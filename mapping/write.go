@@ -1,0 +1,142 @@
+package mapping
+
+import (
+	"math"
+	"math/big"
+	"strconv"
+
+	yaml "go.yaml.in/yaml/v4"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/adapters/modbus"
+)
+
+// readWrite reads who may write the point: nobody without write.
+func (p *point) readWrite() {
+	n, ok := p.get("write")
+	if !ok {
+		return
+	}
+	rule := &gateway.WriteRule{}
+	limited := n.yaml.Kind == yaml.MappingNode
+	if limited {
+		p.readLimits(n.section(inWrite), rule)
+	} else if allowed, ok := n.yes(); !ok || !allowed {
+		return
+	}
+	p.north.Write, p.south.Writable = rule, true
+	for _, w := range p.south.Enum {
+		rule.Words = append(rule.Words, w.Word)
+	}
+	p.checkWrite(n, limited)
+}
+
+// checkWrite wants a table that can be written, and limits for what can hurt.
+func (p *point) checkWrite(n node, limited bool) {
+	if p.placed && p.south.Table != modbus.Holding && p.south.Table != modbus.Coil {
+		n.complain("E126", "an %s cannot be written by the Modbus protocol; use holding or coil, or drop write", tableName(p.south.Table))
+		return
+	}
+	if !p.typed {
+		return
+	}
+	words := map[string]bool{}
+	for _, w := range p.south.Enum {
+		if words[w.Word] {
+			n.complain("E132", "the word %s stands for two values, so it cannot be written; make the words of enum differ", quote(w.Word))
+		}
+		words[w.Word] = true
+	}
+	switch {
+	case p.has("flags"):
+		n.complain("E126", "flags cannot be written together; map each bit that may be written as a point of its own with bit:")
+	case limited && !p.measures():
+		n.complain("E120", "limits have no meaning for %s; write: true allows all of its values", p.shape())
+	case p.measures() && !limited:
+		n.complain("E129", "point %s may be written but has no limits; write { min: 0, max: 100 }, or give it an enum", quote(p.name))
+	case p.bits() && !p.south.Table.Bits():
+		n.complain("W231", "writing bit %d of %s %d may need to read and rewrite the whole register; another master may lose a change", p.south.Bit, p.south.Table, p.south.Address)
+	}
+}
+
+// readLimits reads min and max, which belong together: a limit on one side alone leaves the other to
+// the width of the register.
+func (p *point) readLimits(s section, rule *gateway.WriteRule) {
+	for _, side := range []struct {
+		key  string
+		into **float64
+	}{{"min", &rule.Min}, {"max", &rule.Max}} {
+		n, ok := s.get(side.key)
+		if !ok {
+			s.lacks(side.key, "E129", "write has no %s; both limits are needed, such as { min: 0, max: 100 }", side.key)
+			continue
+		}
+		limit, ok := n.number()
+		if !ok {
+			continue
+		}
+		*side.into = &limit
+		if p.measures() && !p.carries(exactly(limit)) {
+			n.complain("E131", "%s: %s is more than %s can hold once it is scaled back", side.key, quote(n.yaml.Value), p.typeName())
+		}
+	}
+	if rule.Min != nil && rule.Max != nil && *rule.Min > *rule.Max {
+		n, _ := s.get("min")
+		n.complain("E124", "min: %s is above max; the lower limit comes first", quote(n.yaml.Value))
+	}
+}
+
+// exactly is the decimal number that a person wrote to get f.
+func exactly(f float64) *big.Rat {
+	r, ok := new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64))
+	if !ok { // not finite; numbers of the file are
+		return new(big.Rat)
+	}
+	return r
+}
+
+// raw is the number in the registers that stands for an engineering value.
+func (p *point) raw(value *big.Rat) *big.Rat {
+	scale, offset := exactly(p.south.Scale), exactly(p.south.Offset)
+	if l := p.south.Linear; l != nil && l.From[0] != l.From[1] && l.To[0] != l.To[1] {
+		rise := new(big.Rat).Sub(exactly(l.To[1]), exactly(l.To[0]))
+		run := new(big.Rat).Sub(exactly(l.From[1]), exactly(l.From[0]))
+		scale = rise.Quo(rise, run)
+		offset = new(big.Rat).Sub(exactly(l.To[0]), new(big.Rat).Mul(scale, exactly(l.From[0])))
+	}
+	raw := new(big.Rat).Sub(value, offset)
+	return raw.Quo(raw, scale)
+}
+
+// carries tells whether an engineering value lies within what the registers hold, rounded.
+func (p *point) carries(value *big.Rat) bool {
+	low, high := bounds(p.south.Type)
+	raw := p.raw(value)
+	return raw.Cmp(low) >= 0 && raw.Cmp(high) <= 0
+}
+
+// holds tells whether a raw number is a value of the point's type.
+func (p *point) holds(raw *big.Rat) bool {
+	low, high := bounds(p.south.Type)
+	return raw.Cmp(low) >= 0 && raw.Cmp(high) <= 0 && (raw.IsInt() || p.south.Type >= modbus.Float32)
+}
+
+// bounds are the least and the greatest raw number of a type.
+func bounds(t modbus.Type) (low, high *big.Rat) {
+	switch t {
+	case modbus.Bool:
+		return new(big.Rat), big.NewRat(1, 1)
+	case modbus.Float32:
+		return exactly(-math.MaxFloat32), exactly(math.MaxFloat32)
+	case modbus.Float64, modbus.String:
+		return exactly(-math.MaxFloat64), exactly(math.MaxFloat64)
+	}
+	one := big.NewInt(1)
+	width := uint(16 * t.Registers())
+	least, above := new(big.Int), new(big.Int).Lsh(one, width)
+	if t == modbus.Int16 || t == modbus.Int32 || t == modbus.Int64 {
+		above.Rsh(above, 1)
+		least.Neg(above)
+	}
+	return new(big.Rat).SetInt(least), new(big.Rat).SetInt(above.Sub(above, one))
+}
