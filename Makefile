@@ -1,0 +1,22 @@
+# make test    everything that continuous integration runs
+# make build   the gateway for this machine, into bin/
+# make cross   the gateway for every platform it ships on, into bin/
+
+GO ?= go
+export CGO_ENABLED ?= 1
+
+.PHONY: test lint build cross
+
+test: lint cross
+	e2e/peers.sh
+	$(GO) test -race -timeout 10m ./...
+
+lint:
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
+	$(GO) vet ./...
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o bin/gateway ./cmd/gateway
+
+cross:
+	for arch in amd64 arm64 arm; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags=-s -o bin/gateway-linux-$$arch ./cmd/gateway || exit 1; done

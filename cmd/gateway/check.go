@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/spf13/cobra"
+
+	"iothub-gateway/identity"
+	"iothub-gateway/mapping"
+)
+
+func checkCommand(io streams) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "check [mapping.yaml]",
+		Short: "Find every mistake in a mapping, without touching a device",
+		Long: `check reads the mapping and shows every mistake at once, each with its place, what is wrong and what
+to write instead. Nothing is started and no device or hub is contacted.
+
+A key file that does not exist is a warning here, because a mapping is often written on another
+machine; 'gateway run' refuses to start without it.
+
+Exit code: 0 no errors (warnings are allowed), 1 errors, 2 wrong command line.`,
+		Example: "  gateway check\n  gateway check plant7.yaml --json",
+		Args:    words(cobra.MaximumNArgs(1)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			path := mappingArgument(args)
+			plant, findings, err := mapping.Load(path)
+			if err != nil {
+				return err
+			}
+			if plant != nil {
+				findings = append(findings, mapping.CheckSecrets(plant, secretSource(path))...)
+			}
+			if asJSON {
+				return reportJSON(io.out, findings)
+			}
+			return reportFindings(io.out, path, plant, findings)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print the findings as a JSON array")
+	return c
+}
+
+// mappingArgument is the mapping's path on the command line, or the default.
+func mappingArgument(args []string) string {
+	if len(args) > 0 {
+		return args[0]
+	}
+	return defaultMapping
+}
+
+// secretSource looks secrets up beside the mapping and in systemd's credentials directory.
+func secretSource(mappingPath string) identity.Source {
+	return identity.Source{Dir: filepath.Dir(mappingPath), Credentials: os.Getenv("CREDENTIALS_DIRECTORY")}
+}
+
+// reportFindings prints findings for a person and fails if there are errors among them.
+func reportFindings(w io.Writer, path string, plant *mapping.Plant, findings mapping.Findings) error {
+	colour := terminal(w)
+	for _, f := range findings {
+		line := f.String()
+		if colour && f.Warning() {
+			line = text.FgYellow.Sprint(line)
+		} else if colour {
+			line = text.FgRed.Sprint(line)
+		}
+		fmt.Fprintln(w, line)
+	}
+	errors, warnings := findings.Errors(), findings.Warnings()
+	if errors > 0 {
+		fmt.Fprintf(w, "%s: %s, %s; nothing was started\n", path, count(errors, "error"), count(warnings, "warning"))
+		return &failure{code: exitFailed}
+	}
+	fmt.Fprintf(w, "%s: good: %s, %s, %s; %s\n", path, count(len(plant.Identities), "identity"),
+		count(len(plant.Devices), "device"), count(len(plant.Points), "point"), count(warnings, "warning"))
+	return nil
+}
+
+func reportJSON(w io.Writer, findings mapping.Findings) error {
+	type row struct {
+		File     string `json:"file"`
+		Line     int    `json:"line"`
+		Column   int    `json:"column"`
+		Code     string `json:"code"`
+		Severity string `json:"severity"`
+		Message  string `json:"message"`
+	}
+	rows := []row{}
+	for _, f := range findings {
+		severity := "error"
+		if f.Warning() {
+			severity = "warning"
+		}
+		rows = append(rows, row{f.File, f.Line, f.Column, f.Code, severity, f.Message})
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(rows); err != nil {
+		return err
+	}
+	if findings.Errors() > 0 {
+		return &failure{code: exitFailed}
+	}
+	return nil
+}
+
+// count is "1 error", "2 errors", "3 identities".
+func count(n int, noun string) string {
+	if n != 1 {
+		if noun == "identity" {
+			noun = "identitie"
+		}
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}

@@ -1,0 +1,114 @@
+// Command gateway brings field devices to Azure IoT Hub: it polls Modbus devices as mapping.yaml says,
+// keeps what it reads in a durable queue, and delivers it over one MQTT connection per identity.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/spf13/cobra"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // what was asked for did not succeed: findings, a refused start, a method's failure
+	exitUsage  = 2 // the command line is wrong
+)
+
+// failure is an error that has already been shown, or that needs an exit code of its own.
+type failure struct {
+	code int
+	err  error // nil: everything has been said
+}
+
+func (f *failure) Error() string {
+	if f.err == nil {
+		return "failed"
+	}
+	return f.err.Error()
+}
+
+func (f *failure) Unwrap() error { return f.err }
+
+func main() {
+	start := time.Now()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second Ctrl-C ends the process at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdout, os.Stderr, start}))
+}
+
+// streams is where a command writes: out what was asked for, err what happens meanwhile.
+type streams struct {
+	out, err io.Writer
+	started  time.Time // of the process
+}
+
+// terminal tells whether a person reads w.
+func terminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(file.Fd()) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// execute runs one command line and returns its exit code.
+func execute(ctx context.Context, args []string, io streams) int {
+	root := &cobra.Command{
+		Use:   "gateway",
+		Short: "Bring Modbus and CoAP devices to Azure IoT Hub, without losing a reading",
+		Long: `gateway reads field devices as a mapping.yaml says, keeps every reading that is worth reporting in
+a queue that survives a crash, and delivers it to Azure IoT Hub over one connection per identity.
+Direct methods from the cloud write registers, within the limits that the mapping sets.
+
+New here? Watch the whole chain work on this machine, with no cloud and no hardware:
+
+  gateway demo
+
+Then write your own mapping, check it, and run it:
+
+  gateway check mapping.yaml
+  gateway run mapping.yaml`,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.SetArgs(args)
+	root.SetOut(io.out)
+	root.SetErr(io.err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &failure{exitUsage, fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())}
+	})
+	root.AddCommand(demoCommand(io), checkCommand(io), runCommand(io), statusCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var f *failure
+	if !errors.As(err, &f) {
+		f = &failure{exitFailed, err}
+		if strings.HasPrefix(err.Error(), "unknown command") { // cobra has no error type for it
+			f.code = exitUsage
+		}
+	}
+	if f.err != nil {
+		fmt.Fprintf(io.err, "gateway: %v\n", f.err)
+	}
+	return f.code
+}
+
+// words makes a wrong number of arguments a usage error that shows the right form.
+func words(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return &failure{exitUsage, fmt.Errorf("%w\nusage: %s", err, c.UseLine())}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"iothub-gateway/identity"
+	"iothub-gateway/internal/control"
+	"iothub-gateway/mapping"
+)
+
+func runCommand(io streams) *cobra.Command {
+	var state, runtime, level string
+	c := &cobra.Command{
+		Use:   "run [mapping.yaml]",
+		Short: "Run the gateway of a mapping until it is stopped",
+		Long: `run reads the mapping, opens the queue and works until Ctrl-C or SIGTERM: it polls the devices,
+delivers to the hub and answers direct methods. The hub need not be reachable: readings wait in the
+queue, which survives crashes and power cuts.
+
+It refuses to start if the mapping has any error or a key is missing, and says all of them at once.
+Stopping finishes what is in flight; nothing is lost and nothing is sent twice.`,
+		Example: "  gateway run\n  gateway run /etc/iothub-gateway/mapping.yaml --state-dir /var/lib/iothub-gateway",
+		Args:    words(cobra.MaximumNArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			parsed, err := zerolog.ParseLevel(level)
+			if err != nil {
+				return &failure{exitUsage, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)}
+			}
+			return runGateway(c.Context(), io, runOptions{mappingArgument(args), state, runtime, newLogger(io.err, parsed)})
+		},
+	}
+	c.Flags().StringVar(&state, "state-dir", stateDir(), "directory of the queue")
+	c.Flags().StringVar(&runtime, "runtime-dir", runtimeDir(), "directory of the control socket")
+	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+type runOptions struct {
+	mapping, state, runtime string
+	log                     zerolog.Logger
+}
+
+func runGateway(ctx context.Context, io streams, o runOptions) error {
+	plant, findings, err := mapping.Load(o.mapping)
+	if err != nil {
+		return err
+	}
+	if findings.Errors() > 0 {
+		return reportFindings(io.err, o.mapping, plant, findings)
+	}
+	for _, warning := range findings {
+		o.log.Warn().Str("at", fmt.Sprintf("%s:%d:%d", warning.File, warning.Line, warning.Column)).Msg(warning.Code + " " + warning.Message)
+	}
+	roots, err := trustedRoots(plant.Hub, filepath.Dir(o.mapping))
+	if err != nil {
+		return err
+	}
+	secrets := secretSource(o.mapping)
+	service, err := newService(serviceConfig{
+		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, log: o.log,
+		keys: func(id mapping.Identity) (identity.Secret, error) { return secrets.Resolve(id.Key) },
+	})
+	if err != nil {
+		return err
+	}
+	socket, err := controlTask(filepath.Join(o.runtime, control.SocketName), service)
+	if err != nil {
+		_ = service.Close()
+		return err
+	}
+	o.log.Info().Str("mapping", o.mapping).Str("hub", plant.Hub.Host).Int("identities", len(plant.Identities)).
+		Int("points", len(plant.Points)).Msg("gateway started")
+	err = service.Run(ctx, socket)
+	o.log.Info().Msg("gateway stopped")
+	return err
+}
+
+// controlTask serves the control socket.
+func controlTask(path string, s *service) (task, error) {
+	listener, err := control.Listen(path)
+	if err != nil {
+		return task{}, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, s.Status()) })
+	return task{"control socket", func(ctx context.Context) error { return control.Serve(ctx, listener, mux) }}, nil
+}

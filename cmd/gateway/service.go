@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/adapters/modbus"
+	"iothub-gateway/bridge"
+	"iothub-gateway/buffer"
+	"iothub-gateway/identity"
+	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/dial"
+	"iothub-gateway/mapping"
+	"iothub-gateway/upstream"
+)
+
+const (
+	queueName  = "queue.db"
+	tokenLife  = time.Hour  // what Microsoft's own SDKs use (CON-49)
+	maxPacket  = 320 * 1024 // the hub's largest message and its topic
+	ackTimeout = upstream.DefaultAckTimeout
+)
+
+// serviceConfig is what a gateway is made of, once the mapping has been checked.
+type serviceConfig struct {
+	plant       *mapping.Plant
+	mappingPath string
+	stateDir    string
+	hubAddress  string // host:port to connect to; "" follows the mapping
+	roots       *x509.CertPool
+	keys        func(mapping.Identity) (identity.Secret, error)
+	// drain is how long stopping waits for the queue to run empty; 0 only for what is in flight.
+	drain time.Duration
+	log   zerolog.Logger
+}
+
+// service is a running gateway: field side, bridge, queue and upstream, wired by hand.
+type service struct {
+	cfg      serviceConfig
+	queue    *buffer.Queue
+	adapters []*modbus.Adapter
+	up       *bridge.Up
+	pool     *upstream.Pool
+	started  time.Time
+}
+
+// newService opens the queue and builds every part; nothing runs yet. Close it if Run is not called.
+func newService(cfg serviceConfig) (*service, error) {
+	credentials, err := credentialsOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.stateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(cfg.stateDir, queueName), Log: cfg.log})
+	if errors.Is(err, buffer.ErrInUse) {
+		return nil, fmt.Errorf("%w: another gateway works in %s; stop that one or give this one its own --state-dir", err, cfg.stateDir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &service{cfg: cfg, queue: queue, started: time.Now()}
+	devices := map[gateway.PointID]bridge.Device{}
+	for _, link := range cfg.plant.Links {
+		adapter := modbus.New(link, nil, cfg.log.With().Str("link", link.Name).Logger())
+		s.adapters = append(s.adapters, adapter)
+		for _, device := range link.Devices {
+			for _, point := range device.Points {
+				devices[point.ID] = adapter
+			}
+		}
+	}
+	var identities []gateway.Identity
+	var members []upstream.Member
+	for i, id := range cfg.plant.Identities {
+		identities = append(identities, id.Identity)
+		members = append(members, upstream.Member{ID: id.ID, Credential: credentials[i], Lane: queue.Lane(id.ID)})
+	}
+	s.up = bridge.NewUp(cfg.plant.Points, identities, queue.Put)
+	down := bridge.NewDown(bridge.DownConfig{
+		Points: cfg.plant.Points, Methods: cfg.plant.Methods,
+		Device: func(id gateway.PointID) bridge.Device { return devices[id] },
+	})
+	s.pool = upstream.NewPool(upstream.Config{
+		Dial: hubDialer(cfg), QueueID: queue.ID(), AckTimeout: ackTimeout, Log: cfg.log,
+	}, members, down.Handle)
+	return s, nil
+}
+
+// credentialsOf reads every identity's key and reports all that are missing at once.
+func credentialsOf(cfg serviceConfig) ([]upstream.Credential, error) {
+	var all []upstream.Credential
+	var errs []error
+	for _, id := range cfg.plant.Identities {
+		key, err := cfg.keys(id)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("identity %s: %w", id.ID, err))
+			continue
+		}
+		sas, err := identity.NewSAS(cfg.plant.Hub.Host, id.ID, key, tokenLife)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, sas)
+	}
+	return all, errors.Join(errs...)
+}
+
+// hubDialer opens connections to the plant's hub.
+func hubDialer(cfg serviceConfig) func(context.Context) (net.Conn, error) {
+	hub := cfg.plant.Hub
+	webSocket := hub.Transport == "websocket"
+	address := cfg.hubAddress
+	if address == "" {
+		port := hub.Port
+		switch {
+		case port != 0:
+		case webSocket:
+			port = 443
+		default:
+			port = 8883
+		}
+		address = net.JoinHostPort(hub.Host, strconv.Itoa(port))
+	}
+	target := dial.Config{
+		Address: address, ServerName: hub.Host, Roots: cfg.roots, WebSocket: webSocket,
+		WriteTimeout: upstream.DefaultWriteTimeout, MaxPacket: maxPacket,
+	}
+	return func(ctx context.Context) (net.Conn, error) { return dial.Hub(ctx, target) }
+}
+
+// trustedRoots reads the mapping's hub.trust; nil means the system's certificates.
+func trustedRoots(hub mapping.Hub, dir string) (*x509.CertPool, error) {
+	if hub.Trust == "" {
+		return nil, nil
+	}
+	path := strings.TrimPrefix(hub.Trust, "file:")
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("hub.trust: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("hub.trust: %s holds no PEM certificate", path)
+	}
+	return pool, nil
+}
+
+// Run works until ctx ends, then stops in the reverse of the order things flow up: adapters first, the
+// queue last. extra tasks run between the queue and upstream.
+func (s *service) Run(ctx context.Context, extra ...task) error {
+	tasks := []task{{"queue", s.queue.Run}}
+	tasks = append(tasks, extra...)
+	tasks = append(tasks, task{"upstream", s.pool.Run}, task{"drain", s.drain}, task{"adapters", s.poll})
+	return errors.Join(together(ctx, tasks...), s.queue.Close())
+}
+
+// Close releases the queue of a service that never ran.
+func (s *service) Close() error { return s.queue.Close() }
+
+// poll runs every link until ctx ends.
+func (s *service) poll(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, adapter := range s.adapters {
+		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
+	}
+	group.Go(func() error { <-ctx.Done(); return nil }) // a plant without links still runs
+	return group.Wait()
+}
+
+// drain does nothing until ctx ends, which is when the adapters have stopped; then it gives upstream
+// time to empty the queue.
+func (s *service) drain(ctx context.Context) error {
+	<-ctx.Done()
+	deadline := time.NewTimer(s.cfg.drain)
+	defer deadline.Stop()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for s.queue.Stats().Entries > 0 {
+		select {
+		case <-deadline.C:
+			return nil
+		case <-look.C:
+		}
+	}
+	return nil
+}
+
+// Status is the page that `gateway status` shows.
+func (s *service) Status() control.Status {
+	queue := s.queue.Stats()
+	page := control.Status{
+		Mapping: s.cfg.mappingPath, Hub: s.cfg.plant.Hub.Host, PID: os.Getpid(), Started: s.started,
+		Queue: control.QueueStatus{
+			File: filepath.Join(s.cfg.stateDir, queueName), Entries: queue.Entries, Bytes: queue.Bytes,
+			Put: queue.Put, Acked: queue.Acked,
+		},
+	}
+	for _, link := range s.pool.Stats() {
+		lane := queue.Lanes[link.Identity]
+		page.Identities = append(page.Identities, control.IdentityStatus{
+			Identity: string(link.Identity), Connected: link.Connected, Since: link.Since, LastError: link.LastError,
+			Acked: link.Acked, Repeated: link.Repeated, Waiting: lane.Entries, Oldest: lane.Oldest,
+		})
+	}
+	for i, adapter := range s.adapters {
+		for _, device := range adapter.Stats().Devices {
+			page.Devices = append(page.Devices, control.DeviceStatus{
+				Device: device.Name, Link: s.cfg.plant.Links[i].Name, State: device.State.String(),
+				LastGood: device.LastGood, Error: device.LastError,
+			})
+		}
+	}
+	return page
+}

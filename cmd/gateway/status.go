@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"iothub-gateway/internal/control"
+)
+
+func statusCommand(io streams) *cobra.Command {
+	var runtime string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Ask the running gateway how it is doing",
+		Long: `status asks the running gateway over its control socket and shows the queue, every identity's
+connection and every field device.
+
+Exit code: 0 all identities are connected and no device is down, 1 something is not well or no gateway
+runs, 2 wrong command line.`,
+		Args: words(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			var page control.Status
+			err := control.NewClient(filepath.Join(runtime, control.SocketName)).Get(c.Context(), "/status", &page)
+			if errors.Is(err, control.ErrNotRunning) {
+				return fmt.Errorf("%w; start it with 'gateway run', or name its --runtime-dir", err)
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				encoder := json.NewEncoder(io.out)
+				encoder.SetIndent("", "  ")
+				err = encoder.Encode(page)
+			} else {
+				showStatus(io.out, page, time.Now())
+			}
+			if err == nil && !well(page) {
+				err = &failure{code: exitFailed}
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&runtime, "runtime-dir", runtimeDir(), "directory of the control socket")
+	c.Flags().BoolVar(&asJSON, "json", false, "print the page as one JSON object")
+	return c
+}
+
+// well tells whether everything is connected.
+func well(page control.Status) bool {
+	for _, id := range page.Identities {
+		if !id.Connected {
+			return false
+		}
+	}
+	for _, device := range page.Devices {
+		if device.State == "down" {
+			return false
+		}
+	}
+	return true
+}
+
+func showStatus(w io.Writer, page control.Status, now time.Time) {
+	fmt.Fprintf(w, "gateway (pid %d) for %s, up %s, mapping %s\n", page.PID, page.Hub, since(page.Started, now), page.Mapping)
+	fmt.Fprintf(w, "queue %s: %s waiting (%s); %s accepted and %s delivered since it was made\n\n", page.Queue.File,
+		humanize.Comma(page.Queue.Entries), humanize.IBytes(uint64(page.Queue.Bytes)),
+		humanize.Comma(int64(page.Queue.Put)), humanize.Comma(int64(page.Queue.Acked)))
+
+	t := newTable(w, "identity", "hub", "for", "waiting", "oldest", "delivered", "repeated", "last error")
+	for _, id := range page.Identities {
+		state := "connected"
+		if !id.Connected {
+			state = "offline"
+		}
+		t.AppendRow(table.Row{id.Identity, state, since(id.Since, now), id.Waiting, since(id.Oldest, now), id.Acked, id.Repeated, id.LastError})
+	}
+	t.Render()
+	fmt.Fprintln(w)
+	t = newTable(w, "device", "link", "state", "last good", "error")
+	for _, d := range page.Devices {
+		last := since(d.LastGood, now)
+		if last != "-" {
+			last += " ago"
+		}
+		t.AppendRow(table.Row{d.Device, d.Link, d.State, last, d.Error})
+	}
+	t.Render()
+}
+
+// since is a duration as people say it, to two digits; "-" for a time that never was.
+func since(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := max(0, now.Sub(t))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%.0fs", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
+}

@@ -1,0 +1,271 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/control"
+)
+
+// eventually waits until what is true, or fails; the one place in these tests that sleeps.
+func eventually(t *testing.T, within time.Duration, what string, check func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !check(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// startHub runs a hub simulator in this process until the test ends.
+func startHub(t *testing.T) *hubsim.Hub {
+	t.Helper()
+	hub, err := hubsim.New(hubsim.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, hub.Run)
+	return hub
+}
+
+// background runs f until the test ends and reports its error.
+func background(t *testing.T, f func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+// plant is a directory with a mapping, its keys and the gateway's state.
+type plant struct {
+	t       *testing.T
+	dir     string
+	mapping string
+	hub     *hubsim.Hub
+}
+
+// newPlant writes a mapping of one PLC at address with the given devices section, whose identities'
+// keys are file:keys/DEVICE, and registers the identities at hub.
+func newPlant(t *testing.T, hub *hubsim.Hub, devices string, identities ...string) *plant {
+	t.Helper()
+	p := &plant{t: t, dir: t.TempDir(), hub: hub}
+	_, port, _ := strings.Cut(hub.MQTTAddr(), ":")
+	p.write("ca.pem", string(hub.CAPEM()))
+	for _, id := range identities {
+		device, module, _ := strings.Cut(id, "/")
+		key, err := hub.Register(device, module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.write(filepath.Join("keys", strings.ReplaceAll(id, "/", "-")), key)
+	}
+	p.mapping = p.write("mapping.yaml", "version: 1\nhub:\n  host: localhost:"+port+"\n  trust: file:ca.pem\n"+devices)
+	return p
+}
+
+func (p *plant) write(name, text string) string {
+	p.t.Helper()
+	path := filepath.Join(p.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	return path
+}
+
+func (p *plant) state() string   { return filepath.Join(p.dir, "state") }
+func (p *plant) runtime() string { return filepath.Join(p.dir, "run") }
+
+// status asks the running gateway.
+func (p *plant) status() (control.Status, error) {
+	var page control.Status
+	err := control.NewClient(filepath.Join(p.runtime(), control.SocketName)).Get(p.t.Context(), "/status", &page)
+	return page, err
+}
+
+// process is a running gateway.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu     sync.Mutex // guards log
+	log    bytes.Buffer
+	waited error
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.Write(b)
+}
+
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+// start runs `gateway run` on the plant.
+func (p *plant) start() *process {
+	p.t.Helper()
+	r := &process{t: p.t, done: make(chan struct{})}
+	r.cmd = exec.Command(binary, "run", p.mapping, "--state-dir", p.state(), "--runtime-dir", p.runtime())
+	r.cmd.Stdout, r.cmd.Stderr = r, r
+	if err := r.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	go func() {
+		r.waited = r.cmd.Wait()
+		close(r.done)
+	}()
+	p.t.Cleanup(func() {
+		_ = r.cmd.Process.Kill()
+		<-r.done
+		if p.t.Failed() {
+			p.t.Logf("gateway said:\n%s", r.output())
+		}
+	})
+	return r
+}
+
+// kill ends the process as a power cut of the process would.
+func (p *process) kill() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Fatalf("it had ended by itself: %v\n%s", err, p.output())
+	}
+	<-p.done
+}
+
+// stop asks the process to end and wants exit code 0.
+func (p *process) stop() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		p.t.Fatalf("still running 20 s after SIGTERM\n%s", p.output())
+	}
+	if p.waited != nil {
+		p.t.Fatalf("after SIGTERM: %v\n%s", p.waited, p.output())
+	}
+}
+
+// gatewayCommand runs a short command and returns its output and exit code.
+func gatewayCommand(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir = dir
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%v: %v\n%s", args, err, errs.String())
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// lane is what the oracle found in one identity's messages.
+type lane struct {
+	newest   uint64
+	repeated int
+}
+
+// judge applies the oracle to everything the hub stored: in each lane, keeping the first of each
+// sequence gives 1..n without a hole, and a repeat has the same bytes as its first.
+func judge(t *testing.T, hub *hubsim.Hub) map[string]lane {
+	t.Helper()
+	lanes := map[string]lane{}
+	bodies := map[string]string{}
+	queue := ""
+	for after := uint64(0); ; {
+		batch := hub.Messages(after, 1000)
+		if len(batch) == 0 {
+			return lanes
+		}
+		for _, m := range batch {
+			after = m.Sequence
+			id := m.Device + "/" + m.Module
+			mid := m.System["message-id"]
+			q, seq := splitMessageID(t, mid)
+			if queue == "" {
+				queue = q
+			}
+			if q != queue {
+				t.Fatalf("%s: message id %s is of another queue than %s", id, mid, queue)
+			}
+			l := lanes[id]
+			key := id + " " + mid
+			body := string(m.Body) + fmt.Sprint(m.Properties)
+			switch {
+			case seq == l.newest+1:
+				l.newest, bodies[key] = seq, body
+			case seq <= l.newest:
+				l.repeated++
+				if bodies[key] != body {
+					t.Errorf("%s: the repeat of %s differs from its first:\n%s\n%s", id, mid, bodies[key], body)
+				}
+			default:
+				t.Fatalf("%s: after %d came %d: %d lost", id, l.newest, seq, seq-l.newest-1)
+			}
+			lanes[id] = l
+		}
+	}
+}
+
+func splitMessageID(t *testing.T, mid string) (queue string, seq uint64) {
+	t.Helper()
+	dash := strings.LastIndexByte(mid, '-')
+	if dash < 1 {
+		t.Fatalf("message id %q", mid)
+	}
+	seq, err := strconv.ParseUint(mid[dash+1:], 10, 64)
+	if err != nil || seq == 0 {
+		t.Fatalf("message id %q: %v", mid, err)
+	}
+	return mid[:dash], seq
+}
+
+// field reads one field of a JSON body.
+func field[T any](t *testing.T, body []byte, name string) (value T, ok bool) {
+	t.Helper()
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(body, &object); err != nil {
+		t.Fatalf("body %s: %v", body, err)
+	}
+	raw, ok := object[name]
+	if ok {
+		if err := json.Unmarshal(raw, &value); err != nil {
+			t.Fatalf("field %s of %s: %v", name, body, err)
+		}
+	}
+	return value, ok
+}
