@@ -118,20 +118,13 @@ func plant(address string) Config {
 }
 
 func TestTheAdapterKeepsThePromisesOfAllAdapters(t *testing.T) {
-	setup := func(writable gateway.PointID, values [2]gateway.Value, misfit gateway.Value) func(*testing.T) adaptertest.Setup {
-		return func(t *testing.T) adaptertest.Setup {
-			return adaptertest.Setup{
-				Adapter: New(plant(startPLC(t)), nil, zerolog.Nop()),
-				Good:    "d/40", Want: gateway.UintValue(40), Bad: "d/1500", Once: "d/once", Readable: true,
-				Writable: writable, Values: values, Misfit: misfit, ReadOnly: "d/fixed",
-			}
+	adaptertest.Run(t, func(t *testing.T) adaptertest.Setup {
+		return adaptertest.Setup{
+			Adapter: New(plant(startPLC(t)), nil, zerolog.Nop()),
+			Good:    "d/40", Want: gateway.UintValue(40), Bad: "d/1500", Once: "d/once", Readable: true,
+			Writable: "d/set", Values: [2]gateway.Value{gateway.FloatValue(21.5), gateway.FloatValue(-3)}, Misfit: gateway.FloatValue(12.34),
+			ReadOnly: "d/fixed",
 		}
-	}
-	t.Run("register", func(t *testing.T) {
-		adaptertest.Run(t, setup("d/set", [2]gateway.Value{gateway.FloatValue(21.5), gateway.FloatValue(-3)}, gateway.FloatValue(12.34)))
-	})
-	t.Run("coil", func(t *testing.T) {
-		adaptertest.Run(t, setup("d/lamp", [2]gateway.Value{gateway.BoolValue(true), gateway.BoolValue(false)}, gateway.IntValue(1)))
 	})
 }
 

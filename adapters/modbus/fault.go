@@ -35,8 +35,6 @@ type fault struct {
 
 func (f *fault) Error() string { return f.err.Error() }
 
-func (f *fault) Unwrap() error { return f.err }
-
 // alive tells whether the fault proves that the unit answers (MB-7).
 func (f *fault) alive() bool {
 	return f.kind == excepted && f.code != pathUnavailable && f.code != targetSilent
