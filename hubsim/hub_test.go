@@ -2,6 +2,7 @@ package hubsim_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -189,5 +190,52 @@ func TestPoliciesGrantWhatTheirNamesSay(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("policies (-want +got):\n%s", diff)
+	}
+}
+
+func TestTLSIsAtLeastOneTwoAndTheCertificateHasEveryName(t *testing.T) {
+	hub := startHub(t, hubConfig())
+	for _, address := range []string{hub.MQTTAddr(), hub.HTTPSAddr()} {
+		for _, name := range []string{"localhost", "127.0.0.1", "::1", hub.name} {
+			conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: hub.CAPool(), ServerName: name, MaxVersion: tls.VersionTLS12})
+			if err != nil {
+				t.Errorf("TLS 1.2 to %s as %s: %v", address, name, err)
+				continue
+			}
+			_ = conn.Close()
+		}
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: hub.CAPool(), ServerName: "localhost", MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
+		if err == nil {
+			_ = conn.Close()
+			t.Errorf("TLS 1.1 to %s was let in", address)
+		}
+	}
+}
+
+func TestDevicesRegisteredAtTheSameTimeAreAllThereAfterARestart(t *testing.T) {
+	cfg := hubConfig()
+	cfg.Dir = t.TempDir()
+	hub := startHub(t, cfg)
+	keys := make([]string, 50)
+	var all sync.WaitGroup
+	for i := range keys {
+		all.Go(func() {
+			key, err := hub.Register("gateway", fmt.Sprintf("m%d", i))
+			if err != nil {
+				t.Error(err)
+			}
+			keys[i] = key
+		})
+	}
+	all.Wait()
+	hub.stop()
+	again := startHub(t, cfg)
+	if again.ServiceConnectionString() != hub.ServiceConnectionString() {
+		t.Error("the policies have other keys")
+	}
+	for i, key := range keys {
+		if got, err := again.Register("gateway", fmt.Sprintf("m%d", i)); err != nil || got != key {
+			t.Errorf("m%d has another key (%v)", i, err)
+		}
 	}
 }

@@ -22,7 +22,10 @@ type registry struct {
 
 	mu         sync.RWMutex // guards the fields below
 	identities map[string]*identity
-	unsaved    bool
+	version    uint64 // counts changes
+
+	saving sync.Mutex // held while writing; guards saved
+	saved  uint64     // the version that is on disk
 }
 
 // hubFile is hub.json.
@@ -51,8 +54,8 @@ func openRegistry(dir string) (*registry, error) {
 	r.path = filepath.Join(dir, "hub.json")
 	text, err := os.ReadFile(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		r.policies = defaultPolicies()
-		return r, r.save()
+		r.policies, r.version = defaultPolicies(), 1
+		return r, r.save(1)
 	}
 	if err != nil {
 		return nil, err
@@ -71,20 +74,29 @@ func openRegistry(dir string) (*registry, error) {
 	return r, nil
 }
 
-// save writes hub.json; the caller holds mu, or is the only one yet.
-func (r *registry) save() error {
-	if r.path == "" {
+// save returns once hub.json holds at least this version; one write serves everybody who waits.
+func (r *registry) save(version uint64) error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	if r.path == "" || r.saved >= version {
 		return nil
 	}
+	r.mu.RLock()
 	file := hubFile{Version: 1, Policies: r.policies}
 	for _, id := range r.sorted() {
 		file.Identities = append(file.Identities, id.registration)
 	}
+	version = r.version
+	r.mu.RUnlock()
 	text, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeFile(r.path, append(text, '\n'), 0o600)
+	if err := writeFile(r.path, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	r.saved = version
+	return nil
 }
 
 // sorted lists the identities by name; the caller holds mu.
@@ -131,6 +143,15 @@ func (r *registry) register(device, module, key string) (string, error) {
 	if err := checkKey(key); err != nil {
 		return "", fmt.Errorf("hubsim: %s: %w", identityName(device, module), err)
 	}
+	primary, version := r.put(device, module, key)
+	if err := r.save(version); err != nil {
+		return "", fmt.Errorf("hubsim: registering %s: %w", identityName(device, module), err)
+	}
+	return primary, nil
+}
+
+// put does it in memory and returns the version to save.
+func (r *registry) put(device, module, key string) (primary string, version uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if module != "" {
@@ -138,15 +159,10 @@ func (r *registry) register(device, module, key string) (string, error) {
 	}
 	id := r.ensure(device, module)
 	if key != "" && key != id.PrimaryKey {
-		id.PrimaryKey, r.unsaved = key, true
+		id.PrimaryKey = key
+		r.version++
 	}
-	if r.unsaved {
-		if err := r.save(); err != nil {
-			return "", fmt.Errorf("hubsim: registering %s: %w", id.name(), err)
-		}
-		r.unsaved = false
-	}
-	return id.PrimaryKey, nil
+	return id.PrimaryKey, r.version
 }
 
 func (r *registry) ensure(device, module string) *identity {
@@ -158,7 +174,8 @@ func (r *registry) ensure(device, module string) *identity {
 		DeviceID: device, ModuleID: module, GenerationID: uint64(time.Now().UnixNano()),
 		PrimaryKey: newKey(), SecondaryKey: newKey(),
 	}}
-	r.identities[name], r.unsaved = id, true
+	r.identities[name] = id
+	r.version++
 	return id
 }
 

@@ -140,6 +140,9 @@ func publishPacket(topic string, qos byte, id uint16, body string) []byte {
 	return encode(p)
 }
 
+// pass lets the bubble's clock run.
+func pass(d time.Duration) { <-time.After(d) }
+
 var pingreq, disconnect = []byte{0xc0, 0}, []byte{0xe0, 0}
 
 func TestAClientThatSaysNothingIsCutAfterHalfAMinute(t *testing.T) {
@@ -184,15 +187,15 @@ func TestAnyPacketRestartsTheKeepAliveAndAByteDoesNot(t *testing.T) {
 		h := newPipeHub(t, Config{})
 		c := h.connect(t, "dev1", 10)
 		for range 3 {
-			time.Sleep(14 * time.Second)
+			pass(14 * time.Second)
 			c.send(publishPacket("devices/dev1/messages/events/", 0, 0, "x"))
-			time.Sleep(14 * time.Second)
+			pass(14 * time.Second)
 			c.send(pingreq)
 			c.expect([]byte{0xd0, 0})
 		}
 		start := time.Now()
 		for _, b := range publishPacket("devices/dev1/messages/events/", 0, 0, "x") {
-			time.Sleep(4 * time.Second)
+			pass(4 * time.Second)
 			if _, err := c.conn.Write([]byte{b}); err != nil {
 				break
 			}
@@ -215,7 +218,7 @@ func TestAConnectionOutlivesItsTokenByTheGraceOnly(t *testing.T) {
 			c.send(encode(p))
 			c.expect([]byte{0x20, 2, 0, 0})
 			for {
-				time.Sleep(700 * time.Millisecond)
+				pass(700 * time.Millisecond)
 				if _, err := c.conn.Write(pingreq); err != nil {
 					break
 				}
