@@ -70,7 +70,7 @@ func TestAStoppedHubHasLetGoOfEverything(t *testing.T) {
 		}
 		_ = l.Close()
 	}
-	if len(hub.Messages(0, 0)) != 1 || hub.Connected("dev2") {
+	if len(hub.Messages(0, 1)) != 1 || len(hub.Messages(1, 0)) != 0 || hub.Connected("dev2") {
 		t.Error("the messages are gone, or a device is still connected")
 	}
 	if err := hub.Run(t.Context()); err == nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -102,7 +103,7 @@ func TestMessagesAreReadInOrderFromAnywhere(t *testing.T) {
 				t.Fatalf("message %d has sequence %d", i+1, sequence)
 			}
 		}
-		for after := range 52 {
+		for _, after := range []int{0, 1, 2, 25, 48, 49, 50, 51} {
 			for _, limit := range []int{1, 3, 1000} {
 				if diff := cmp.Diff(numbered(after+1, 50), s.bodies(uint64(after), limit)); diff != "" {
 					t.Fatalf("behind %d, %d at a time (-want +got):\n%s", after, limit, diff)
@@ -361,29 +362,64 @@ func TestAWaitingReaderIsWoken(t *testing.T) {
 	})
 }
 
-func TestRecordsReadBackAsTheyWere(t *testing.T) {
-	want := record{sequence: 5, at: -3, generation: 1 << 63, marks: markRetain | markWill, identity: "dev/mod", bag: []byte("a=1"), body: []byte{0, 1, 2}}
-	b := want.append([]byte("before"))
-	got, n, err := parseRecord(b[len("before"):])
-	if err != nil || n != want.size() || n != len(b)-len("before") {
-		t.Fatalf("%d bytes of %d, %v", n, want.size(), err)
-	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(record{})); diff != "" {
-		t.Error(diff)
+func TestAFileThatCannotBeReadIsReportedAndSteppedOver(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"gone":    os.Remove,
+		"damaged": func(path string) error { return os.WriteFile(path, make([]byte, 1<<20), 0o600) },
+		"short":   func(path string) error { return os.Truncate(path, 20) },
+	} {
+		dir := t.TempDir()
+		s := openStore(t, dir, 16*minBlock)
+		complaints := 0
+		s.complain = func(error) { complaints++ }
+		for range 5 {
+			s.put(t, string(bytes.Repeat([]byte("x"), 30000)))
+		}
+		if err := spoil(filepath.Join(dir, "00000000000000000001.log")); err != nil {
+			t.Fatal(err)
+		}
+		records, _ := s.page(0, 10)
+		if len(records) == 0 || records[0].sequence != 3 {
+			t.Errorf("%s: the page begins with %+v, want message 3", name, records)
+		}
+		if want := map[string]int{"gone": 0, "damaged": 1, "short": 1}[name]; complaints != want {
+			t.Errorf("%s: %d complaints, want %d", name, complaints, want)
+		}
 	}
 }
 
-func FuzzParseRecord(f *testing.F) {
-	r := record{sequence: 1, identity: "d", bag: []byte("a"), body: []byte("b")}
-	f.Add(r.append(nil))
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, n, err := parseRecord(b)
-		if err != nil {
-			return
+func TestASlowDiskHoldsPublishersBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t.TempDir(), 1<<30, nil)
+		if _, err := s.recover(func(record) {}); err != nil {
+			t.Fatal(err)
 		}
-		if again := r.append(nil); !bytes.Equal(again, b[:n]) {
-			t.Fatalf("%x reads back as %x", b[:n], again)
+		taken := make(chan int)
+		go func() {
+			w := &waiter{stored: func(uint64) {}}
+			n := 0
+			for range 40 {
+				if _, err := s.append(&record{identity: "d", body: make([]byte, maxMessage)}, w); err == nil {
+					n++
+				}
+			}
+			taken <- n
+		}()
+		synctest.Wait()
+		s.mu.Lock()
+		waiting := len(s.batch.data)
+		s.mu.Unlock()
+		if waiting < maxBatch || waiting > maxBatch+2*maxMessage {
+			t.Errorf("%d bytes wait for a disk that does nothing, want about %d", waiting, maxBatch)
 		}
+		go func() {
+			if err := s.commit(); err != nil {
+				t.Error(err)
+			}
+		}()
+		if n := <-taken; n != 40 {
+			t.Errorf("%d of 40 messages were taken", n)
+		}
+		s.close()
 	})
 }
