@@ -111,19 +111,17 @@ func (s *session) subscribe(p *packets.SubscribePacket) error {
 		case p.Qoss[i] > 2:
 			return &violation{"a SUBSCRIBE at QoS 3 (CLOSE-16)"}
 		case s.topics.allows(filter):
-			granted := min(p.Qoss[i], 1)
-			if !s.id.subscribe(filter, granted) {
-				return &violation{fmt.Sprintf("SUBSCRIBE to %q: more than %d subscriptions (C2D-4, CLOSE-7)", filter, maxFilters)}
-			}
-			ack.ReturnCodes = append(ack.ReturnCodes, granted)
+			ack.ReturnCodes = append(ack.ReturnCodes, min(p.Qoss[i], 1))
 		case s.hub.cfg.RefuseFilters:
 			s.warn(fmt.Sprintf("SUBSCRIBE to %q: not a filter of IoT Hub (C2D-2)", filter))
-			ack.ReturnCodes = append(ack.ReturnCodes, 0x80)
+			ack.ReturnCodes = append(ack.ReturnCodes, noGrant)
 		default:
 			return &violation{fmt.Sprintf("SUBSCRIBE to %q: not a filter of IoT Hub (C2D-2, CLOSE-6)", filter)}
 		}
 	}
-	s.out.send(encode(ack))
+	if !s.id.subscribe(p.Topics, ack.ReturnCodes, func() { s.out.send(encode(ack)) }) {
+		return &violation{fmt.Sprintf("SUBSCRIBE to %q: more than %d subscriptions (C2D-4, CLOSE-7)", p.Topics, maxFilters)}
+	}
 	return nil
 }
 

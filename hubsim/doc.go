@@ -13,6 +13,8 @@
 //
 //	POST /twins/{device}/methods                    call a direct method (METH-12)
 //	POST /twins/{device}/modules/{module}/methods
+//	GET  /devices/{device}                          a registry entry with its keys
+//	GET  /devices/{device}/modules/{module}
 //	GET  /$iothub/websocket                         MQTT over WebSocket, sub-protocol mqtt (CON-9)
 //
 // # Paths that Azure does not have

@@ -197,3 +197,46 @@ func (h *Hub) postFaults(r *http.Request) (any, error) {
 		Kicked bool `json:"kicked"`
 	}{kicked}, nil
 }
+
+// registryEntry is a device or module as the registry's REST side shows it (SVC-6).
+type registryEntry struct {
+	DeviceID        string         `json:"deviceId"`
+	ModuleID        string         `json:"moduleId,omitempty"`
+	GenerationID    uint64         `json:"generationId,string"`
+	Status          string         `json:"status,omitempty"` // of a device
+	ConnectionState string         `json:"connectionState"`
+	Authentication  authentication `json:"authentication"`
+}
+
+type authentication struct {
+	Type         string       `json:"type"`
+	SymmetricKey symmetricKey `json:"symmetricKey"`
+}
+
+type symmetricKey struct {
+	PrimaryKey   string `json:"primaryKey"`
+	SecondaryKey string `json:"secondaryKey"`
+}
+
+func (h *Hub) getDevice(r *http.Request) (any, error) {
+	device, module := r.PathValue("device"), r.PathValue("module")
+	if h.registry.find(device) == nil {
+		return nil, apiError(errNoDevice).because("no device " + device)
+	}
+	id := h.registry.find(identityName(device, module))
+	if id == nil {
+		return nil, apiError(errNoModule).because("no module " + module + " of device " + device)
+	}
+	keys := h.registry.keys(id)
+	entry := registryEntry{
+		DeviceID: device, ModuleID: module, GenerationID: id.GenerationID, ConnectionState: "Disconnected",
+		Authentication: authentication{"sas", symmetricKey{keys[0], keys[1]}},
+	}
+	if module == "" {
+		entry.Status = "enabled"
+	}
+	if id.connection() != nil {
+		entry.ConnectionState = "Connected"
+	}
+	return entry, nil
+}

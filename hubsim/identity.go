@@ -2,6 +2,7 @@ package hubsim
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -25,6 +26,9 @@ type identity struct {
 
 // maxFilters is how many subscriptions an identity may have at a time (C2D-4, Q17).
 const maxFilters = 5
+
+// noGrant is the SUBACK code of a filter that is refused.
+const noGrant = 0x80
 
 func (id *identity) name() string { return identityName(id.DeviceID, id.ModuleID) }
 
@@ -73,14 +77,22 @@ func (id *identity) unbind(s *session) {
 	}
 }
 
-// subscribe notes a filter; false means that there are too many.
-func (id *identity) subscribe(filter string, qos byte) bool {
+// subscribe notes filters with what each is granted (0x80 is nothing) and calls ack before anybody can
+// use them. false means that there are too many: then nothing has changed.
+func (id *identity) subscribe(filters []string, granted []byte, ack func()) bool {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	if _, again := id.filters[filter]; !again && len(id.filters) >= maxFilters {
+	wanted := maps.Clone(id.filters)
+	for i, filter := range filters {
+		if granted[i] != noGrant {
+			wanted[filter] = granted[i]
+		}
+	}
+	if len(wanted) > maxFilters {
 		return false
 	}
-	id.filters[filter] = qos
+	id.filters = wanted
+	ack()
 	id.announce()
 	return true
 }

@@ -86,6 +86,8 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	}
 	azure("POST /twins/{device}/methods", serviceConnect, h.postMethod)
 	azure("POST /twins/{device}/modules/{module}/methods", serviceConnect, h.postMethod)
+	azure("GET /devices/{device}", registryRead, h.getDevice)
+	azure("GET /devices/{device}/modules/{module}", registryRead, h.getDevice)
 	own("GET /hubsim/messages", serviceConnect, h.getMessages)
 	own("GET /hubsim/devices", serviceConnect, h.getDevices)
 	own("PUT /hubsim/devices/{device}", registryWrite, h.putDevice)

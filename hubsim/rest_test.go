@@ -223,6 +223,51 @@ func TestDevicesAreRegisteredAndListed(t *testing.T) {
 	}
 }
 
+func TestTheRegistryShowsAnEntryWithItsKeys(t *testing.T) {
+	hub := startHub(t, hubConfig())
+	key, err := hub.Register("d1", "m1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub.rawConnected(t, "d1", true)
+	service := hub.rest(t)
+	var entry struct {
+		DeviceID, ModuleID, Status, ConnectionState string
+		Authentication                              struct {
+			Type         string
+			SymmetricKey struct{ PrimaryKey, SecondaryKey string }
+		}
+	}
+	read := func(path string) {
+		t.Helper()
+		status, code, body := service.do("GET", path, "")
+		if status != 200 {
+			t.Fatalf("%s: %d %s", path, status, code)
+		}
+		if err := json.Unmarshal([]byte(body), &entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read("/devices/d1?api-version=2021-04-12")
+	if entry.DeviceID != "d1" || entry.ModuleID != "" || entry.Status != "enabled" || entry.ConnectionState != "Connected" {
+		t.Errorf("the device: %+v", entry)
+	}
+	read("/devices/d1/modules/m1?api-version=2021-04-12")
+	if entry.ModuleID != "m1" || entry.ConnectionState != "Disconnected" || entry.Authentication.Type != "sas" || entry.Authentication.SymmetricKey.PrimaryKey != key {
+		t.Errorf("the module: %+v, key %s", entry, key)
+	}
+	for path, want := range map[string]string{
+		"/devices/d2?api-version=2021-04-12":            "DeviceNotFound",
+		"/devices/d2/modules/m1?api-version=2021-04-12": "DeviceNotFound",
+		"/devices/d1/modules/m2?api-version=2021-04-12": "ModuleNotFound",
+		"/devices/d1": "InvalidProtocolVersion",
+	} {
+		if status, code, _ := service.do("GET", path, ""); status/100 != 4 || code != want {
+			t.Errorf("%s: %d %s, want %s", path, status, code, want)
+		}
+	}
+}
+
 func TestStoredMessagesAreListed(t *testing.T) {
 	hub := startHub(t, hubConfig())
 	service := hub.rest(t)
