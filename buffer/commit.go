@@ -213,6 +213,7 @@ func (q *Queue) transact(b *batch, acked []*Lane) error {
 	c := &q.committer
 	w := q.plan(b, acked)
 	if len(b.puts) == 0 && len(w.removals) == 0 {
+		b.finish(nil)
 		return nil
 	}
 	err := q.try(w.tx, func(tx *bbolt.Tx) error { return q.write(tx, w) })

@@ -138,6 +138,16 @@ func (q *Queue) Put(ctx context.Context, ts ...gateway.Telemetry) error {
 	if len(ts) == 0 {
 		return nil
 	}
+	return q.hand(ctx, ts, records)
+}
+
+// Beat returns when the goroutine in Run has come by, which is soon unless it hangs: nil if the file
+// can be written as far as is known, else the failure that it is trying to get over, ErrClosed, or
+// ctx.Err().
+func (q *Queue) Beat(ctx context.Context) error { return q.hand(ctx, nil, nil) }
+
+// hand gives records to the committer and waits for its answer.
+func (q *Queue) hand(ctx context.Context, ts []gateway.Telemetry, records [][]byte) error {
 	b, err := q.enter(ts, records)
 	if err != nil {
 		return err
