@@ -132,7 +132,7 @@ func (p *process) output() string {
 func (p *plant) start() *process {
 	p.t.Helper()
 	r := &process{t: p.t, done: make(chan struct{})}
-	r.cmd = exec.Command(binary, "run", p.mapping, "--state-dir", p.state(), "--runtime-dir", p.runtime())
+	r.cmd = exec.Command(binary, "run", p.mapping, "--state-dir", p.state(), "--runtime-dir", p.runtime(), "--health", "off")
 	r.cmd.Stdout, r.cmd.Stderr = r, r
 	if err := r.cmd.Start(); err != nil {
 		p.t.Fatal(err)

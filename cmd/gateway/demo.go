@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -18,7 +17,6 @@ import (
 	"iothub-gateway/devsim"
 	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
-	"iothub-gateway/internal/control"
 	"iothub-gateway/mapping"
 )
 
@@ -70,7 +68,7 @@ type demo struct {
 	hub     *hubsim.Hub
 	devices *devsim.Sim
 	service *service
-	socket  task
+	tasks   []task // of the gateway: control socket and supervisor
 	dir     string
 
 	// The watcher writes these; they are read after it has ended.
@@ -103,7 +101,7 @@ func runDemo(ctx context.Context, io streams, o demoOptions) error {
 	}
 	defer remove()
 	err = together(ctx, task{"hub", d.hub.Run}, task{"devices", d.devices.Run}, task{"watcher", d.watch},
-		task{"gateway", func(ctx context.Context) error { return d.service.Run(ctx, d.socket) }})
+		task{"gateway", func(ctx context.Context) error { return d.service.Run(ctx, d.tasks...) }})
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -171,7 +169,7 @@ func (d *demo) build(name string) error {
 	if err != nil {
 		return err
 	}
-	if d.socket, err = controlTask(filepath.Join(d.dir, control.SocketName), d.service); err != nil {
+	if d.tasks, err = watchTasks(runOptions{runtime: d.dir, health: "off", log: log}, d.service); err != nil {
 		return errors.Join(err, d.service.Close())
 	}
 	fmt.Fprintf(d.progress(), "gateway demo of %s\n\n", name)

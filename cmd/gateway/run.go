@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -11,11 +12,12 @@ import (
 
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/status"
 	"iothub-gateway/mapping"
 )
 
 func runCommand(io streams) *cobra.Command {
-	var state, runtime, level string
+	var state, runtime, level, health string
 	c := &cobra.Command{
 		Use:   "run [mapping.yaml]",
 		Short: "Run the gateway of a mapping until it is stopped",
@@ -32,18 +34,19 @@ Stopping finishes what is in flight; nothing is lost and nothing is sent twice.`
 			if err != nil {
 				return &failure{exitUsage, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)}
 			}
-			return runGateway(c.Context(), io, runOptions{mappingArgument(args), state, runtime, newLogger(io.err, parsed)})
+			return runGateway(c.Context(), io, runOptions{mappingArgument(args), state, runtime, health, newLogger(io.err, parsed)})
 		},
 	}
 	c.Flags().StringVar(&state, "state-dir", stateDir(), "directory of the queue")
 	c.Flags().StringVar(&runtime, "runtime-dir", runtimeDir(), "directory of the control socket")
+	c.Flags().StringVar(&health, "health", "127.0.0.1:8080", "address of the page /healthz, or off")
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
 }
 
 type runOptions struct {
-	mapping, state, runtime string
-	log                     zerolog.Logger
+	mapping, state, runtime, health string
+	log                             zerolog.Logger
 }
 
 func runGateway(ctx context.Context, io streams, o runOptions) error {
@@ -69,25 +72,49 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	socket, err := controlTask(filepath.Join(o.runtime, control.SocketName), service)
+	tasks, err := watchTasks(o, service)
 	if err != nil {
-		_ = service.Close()
-		return err
+		return errors.Join(err, service.Close())
 	}
 	o.log.Info().Str("mapping", o.mapping).Str("hub", plant.Hub.Host).Int("identities", len(plant.Identities)).
 		Int("points", len(plant.Points)).Msg("gateway started")
-	err = service.Run(ctx, socket)
+	err = service.Run(ctx, tasks...)
 	o.log.Info().Msg("gateway stopped")
 	return err
 }
 
+// watchTasks are those that let people and machines look at the service.
+func watchTasks(o runOptions, s *service) ([]task, error) {
+	supervisor := newSupervisor(s, o.log)
+	socket, err := controlTask(filepath.Join(o.runtime, control.SocketName), s, supervisor.Health)
+	if err != nil {
+		return nil, err
+	}
+	tasks := []task{socket}
+	if o.health != "off" {
+		listener, err := status.Listen(o.health)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, task{"health page", func(ctx context.Context) error {
+			return status.Serve(ctx, listener, status.Handler(supervisor.Health))
+		}})
+	}
+	return append(tasks, task{"supervisor", supervisor.Run}), nil
+}
+
 // controlTask serves the control socket.
-func controlTask(path string, s *service) (task, error) {
+func controlTask(path string, s *service, health func() status.Health) (task, error) {
 	listener, err := control.Listen(path)
 	if err != nil {
 		return task{}, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, s.Status()) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		page, h := s.Status(), health()
+		page.State, page.Reasons = string(h.State), h.Reasons
+		control.WriteJSON(w, page)
+	})
+	mux.Handle("GET /healthz", status.Handler(health))
 	return task{"control socket", func(ctx context.Context) error { return control.Serve(ctx, listener, mux) }}, nil
 }

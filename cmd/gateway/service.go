@@ -75,7 +75,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	s := &service{cfg: cfg, queue: queue, started: time.Now()}
 	devices := map[gateway.PointID]bridge.Device{}
 	for _, link := range cfg.plant.Links {
-		adapter := modbus.New(link, nil, cfg.log.With().Str("link", link.Name).Logger())
+		adapter := modbus.New(link, nil, cfg.log)
 		s.adapters = append(s.adapters, adapter)
 		for _, device := range link.Devices {
 			for _, point := range device.Points {

@@ -24,8 +24,8 @@ func statusCommand(io streams) *cobra.Command {
 		Long: `status asks the running gateway over its control socket and shows the queue, every identity's
 connection and every field device.
 
-Exit code: 0 all identities are connected and no device is down, 1 something is not well or no gateway
-runs, 2 wrong command line.`,
+Exit code: 0 all identities are connected and no device is offline, 1 something is not well or no
+gateway runs, 2 wrong command line.`,
 		Args: words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			var page control.Status
@@ -70,7 +70,10 @@ func well(page control.Status) bool {
 }
 
 func showStatus(w io.Writer, page control.Status, now time.Time) {
-	fmt.Fprintf(w, "gateway (pid %d) for %s, up %s, mapping %s\n", page.PID, page.Hub, since(page.Started, now), page.Mapping)
+	fmt.Fprintf(w, "gateway (pid %d) for %s is %s, up %s, mapping %s\n", page.PID, page.Hub, page.State, since(page.Started, now), page.Mapping)
+	for _, reason := range page.Reasons {
+		fmt.Fprintf(w, "  %s\n", reason)
+	}
 	fmt.Fprintf(w, "queue %s: %s waiting (%s); %s accepted and %s delivered since it was made\n\n", page.Queue.File,
 		humanize.Comma(page.Queue.Entries), humanize.IBytes(uint64(page.Queue.Bytes)),
 		humanize.Comma(int64(page.Queue.Put)), humanize.Comma(int64(page.Queue.Acked)))

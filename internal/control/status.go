@@ -4,6 +4,8 @@ import "time"
 
 // Status is the answer to GET /status: what the daemon is doing, in one page.
 type Status struct {
+	State      string           `json:"state"` // starting, running, degraded or stuck
+	Reasons    []string         `json:"reasons,omitempty"`
 	Mapping    string           `json:"mapping"` // path of mapping.yaml
 	Hub        string           `json:"hub"`     // name of the hub
 	PID        int              `json:"pid"`
