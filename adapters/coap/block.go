@@ -56,18 +56,18 @@ type transfer struct {
 // of another (COAP-23).
 type assembly struct {
 	limit     int // of a body
-	transfers map[endpoint]*transfer
+	transfers map[endpointID]*transfer
 }
 
 func newAssembly(limit int) *assembly {
-	return &assembly{limit: limit, transfers: make(map[endpoint]*transfer)}
+	return &assembly{limit: limit, transfers: make(map[endpointID]*transfer)}
 }
 
 // add takes a block in. Complete is the answer code that stands for a complete body, which is
 // returned; anything else is what the block is answered with. A block that was there already is
 // compared: the same again is answered again, a different one starts a new body from there. So a
 // late duplicate does no harm, and a device that starts over needs no timeout.
-func (a *assembly) add(from endpoint, r request, now time.Time) (body []byte, code codes.Code) {
+func (a *assembly) add(from endpointID, r request, now time.Time) (body []byte, code codes.Code) {
 	b := *r.block
 	switch {
 	case !b.valid(len(r.payload)):
@@ -106,7 +106,7 @@ func (a *assembly) add(from endpoint, r request, now time.Time) (body []byte, co
 const complete = codes.Empty
 
 // open starts a transfer. When there is no room, the one that has been silent for longest goes.
-func (a *assembly) open(from endpoint, key string) *transfer {
+func (a *assembly) open(from endpointID, key string) *transfer {
 	if len(a.transfers) >= max(1, min(maxTransfers, maxTransferBytes/a.limit)) {
 		a.drop(a.oldest())
 	}
@@ -115,18 +115,18 @@ func (a *assembly) open(from endpoint, key string) *transfer {
 	return t
 }
 
-func (a *assembly) oldest() endpoint {
-	var oldest endpoint
+func (a *assembly) oldest() (oldest endpointID) {
+	var since time.Time
 	for from, t := range a.transfers {
-		if oldest == nil || t.seen.Before(a.transfers[oldest].seen) {
-			oldest = from
+		if since.IsZero() || t.seen.Before(since) {
+			oldest, since = from, t.seen
 		}
 	}
 	return oldest
 }
 
 // drop forgets what an endpoint has sent so far.
-func (a *assembly) drop(from endpoint) { delete(a.transfers, from) }
+func (a *assembly) drop(from endpointID) { delete(a.transfers, from) }
 
 // expire forgets transfers without a block for the exchange lifetime: a slow one is not a dead one.
 func (a *assembly) expire(now time.Time) {

@@ -74,7 +74,7 @@ func TestABodyIsWholeWhateverTokensItsBlocksHave(t *testing.T) {
 
 func TestASlowUploadIsNotADeadOne(t *testing.T) {
 	a := newAssembly(1 << 16)
-	from, now := udpPeer{}, time.Now()
+	from, now := endpointID{}, time.Now()
 	body := strings.Repeat("x", 64*6)
 	for num := range 6 {
 		a.expire(now)
@@ -116,7 +116,7 @@ func TestBlocksAreCheckedOneByOne(t *testing.T) {
 			a, now := newAssembly(1<<16), time.Now()
 			var whole []byte
 			for i, s := range c.steps {
-				got, code := a.add(udpPeer{}, part(t, s.body, s.num, 0, ""), now)
+				got, code := a.add(endpointID{}, part(t, s.body, s.num, 0, ""), now)
 				equal(t, fmt.Sprint("step ", i), dotted(code), s.want)
 				whole = got
 			}
@@ -128,23 +128,23 @@ func TestBlocksAreCheckedOneByOne(t *testing.T) {
 func TestBlocksOfDifferentRequestsAreNeverMixed(t *testing.T) {
 	a, now := newAssembly(1<<16), time.Now()
 	body := strings.Repeat("x", 32)
-	if _, code := a.add(udpPeer{}, part(t, body, 0, 0, ""), now); code != codes.Continue {
+	if _, code := a.add(endpointID{}, part(t, body, 0, 0, ""), now); code != codes.Continue {
 		t.Fatal(dotted(code))
 	}
 	tagged := received(t, post(1, body[16:], block1(1, false, 0), message.Option{ID: 292, Value: []byte{1}}))
-	if _, code := a.add(udpPeer{}, tagged, now); code != codes.RequestEntityIncomplete {
+	if _, code := a.add(endpointID{}, tagged, now); code != codes.RequestEntityIncomplete {
 		t.Errorf("another Request-Tag: %s", dotted(code))
 	}
 	other := received(t, request110("v2/t", 1, body[16:], block1(1, false, 0)))
-	if _, code := a.add(udpPeer{}, other, now); code != codes.RequestEntityIncomplete {
+	if _, code := a.add(endpointID{}, other, now); code != codes.RequestEntityIncomplete {
 		t.Errorf("another path: %s", dotted(code))
 	}
-	elsewhere := udpPeer{arrival: arrival{from: unmapped(netipPort(9))}}
+	elsewhere := endpointID{arrival: arrival{from: unmapped(netipPort(9))}}
 	if _, code := a.add(elsewhere, part(t, body, 1, 0, ""), now); code != codes.RequestEntityIncomplete {
 		t.Errorf("another endpoint: %s", dotted(code))
 	}
 	sized := received(t, post(1, body[16:], block1(1, false, 0), uintOption(message.Size1, 32)))
-	if got, code := a.add(udpPeer{}, sized, now); code != complete || string(got) != body {
+	if got, code := a.add(endpointID{}, sized, now); code != complete || string(got) != body {
 		t.Errorf("Size1 is not part of what a body is: %s", dotted(code))
 	}
 }
@@ -153,16 +153,16 @@ func TestABodyTooLargeIsRefusedBeforeItIsHeld(t *testing.T) {
 	a, now := newAssembly(1000), time.Now()
 	body := strings.Repeat("x", 1100)
 	for num := range 15 {
-		if _, code := a.add(udpPeer{}, part(t, body, num, 2, ""), now); code != codes.Continue {
+		if _, code := a.add(endpointID{}, part(t, body, num, 2, ""), now); code != codes.Continue {
 			t.Fatalf("block %d: %s", num, dotted(code))
 		}
 	}
-	if _, code := a.add(udpPeer{}, part(t, body, 15, 2, ""), now); code != codes.RequestEntityTooLarge {
+	if _, code := a.add(endpointID{}, part(t, body, 15, 2, ""), now); code != codes.RequestEntityTooLarge {
 		t.Errorf("byte 1024: %s", dotted(code))
 	}
 	equal(t, "transfers", len(a.transfers), 0)
 	far := received(t, post(1, "x", block1(1<<20-1, false, 6)))
-	if _, code := a.add(udpPeer{}, far, now); code != codes.RequestEntityTooLarge {
+	if _, code := a.add(endpointID{}, far, now); code != codes.RequestEntityTooLarge {
 		t.Errorf("the last block there can be: %s", dotted(code))
 	}
 }
@@ -172,13 +172,13 @@ func TestUploadsThatAreNeverFinishedTakeABoundedRoom(t *testing.T) {
 		a, now := newAssembly(limit), time.Now()
 		for i := range 2 * maxTransfers {
 			now = now.Add(time.Millisecond)
-			from := udpPeer{arrival: arrival{from: netipPort(uint16(i))}}
+			from := endpointID{arrival: arrival{from: netipPort(uint16(i))}}
 			if _, code := a.add(from, part(t, "0123456789abcdef+", 0, 0, ""), now); code != codes.Continue {
 				t.Fatal(dotted(code))
 			}
 		}
 		equal(t, fmt.Sprint("transfers of at most ", limit), len(a.transfers), want)
-		newest := udpPeer{arrival: arrival{from: netipPort(2*maxTransfers - 1)}}
+		newest := endpointID{arrival: arrival{from: netipPort(2*maxTransfers - 1)}}
 		if _, code := a.add(newest, part(t, "0123456789abcdef+", 1, 0, ""), now); code != complete {
 			t.Errorf("the newest had to go: %s", dotted(code))
 		}
@@ -199,9 +199,9 @@ func TestABodySurvivesABadNetwork(t *testing.T) {
 		last := max(0, (len(body)-1)/size)
 		for num := 0; ; {
 			if num > 0 && dice.IntN(4) == 0 { // a late duplicate
-				_, _ = a.add(udpPeer{}, part(t, string(body), dice.IntN(num), szx, ""), now)
+				_, _ = a.add(endpointID{}, part(t, string(body), dice.IntN(num), szx, ""), now)
 			}
-			got, code := a.add(udpPeer{}, part(t, string(body), num, szx, ""), now)
+			got, code := a.add(endpointID{}, part(t, string(body), num, szx, ""), now)
 			if dice.IntN(4) == 0 {
 				continue // the answer is lost: the same again
 			}
@@ -226,7 +226,7 @@ func FuzzAssembly(f *testing.F) {
 		const limit = 200
 		a, now := newAssembly(limit), time.Now()
 		for len(script) >= 4 {
-			from := udpPeer{arrival: arrival{from: netipPort(uint16(script[0]))}}
+			from := endpointID{arrival: arrival{from: netipPort(uint16(script[0]))}}
 			b := decodeBlock(uint32(binary.BigEndian.Uint16(script[1:])))
 			r := request{block: &b, transfer: string(script[3] & 3), payload: bytes.Repeat(script[3:4], int(script[3]))}
 			if b.valid(16) && script[3] > 127 {

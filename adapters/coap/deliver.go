@@ -20,7 +20,8 @@ const (
 
 // report is what one request, or the silence of a device, has to say.
 type report struct {
-	exchange *exchange // nil: a silence
+	from     endpoint
+	exchange *exchange // nil: a silence, which nobody waits for
 	device   *device
 	samples  []gateway.Sample
 }
@@ -62,20 +63,21 @@ func (a *Adapter) hand(ctx context.Context, accept func(context.Context, []gatew
 		}
 		if accept(ctx, all) == nil {
 			for _, r := range batch {
-				a.settle(ctx, r, nil)
+				a.settle(r, nil, false)
 			}
 			return
 		}
 	}
 	for _, r := range batch {
-		a.settle(ctx, r, accept(ctx, r.samples))
+		err := accept(ctx, r.samples)
+		a.settle(r, err, ctx.Err() != nil)
 	}
 }
 
 // settle answers a report that accept has taken or not.
-func (a *Adapter) settle(ctx context.Context, r report, err error) {
-	if out := a.outcome(r, err, ctx.Err() != nil, time.Now()); out != nil {
-		r.exchange.from.send(out)
+func (a *Adapter) settle(r report, err error, closing bool) {
+	if out := a.outcome(r, err, closing, time.Now()); out != nil {
+		r.from.send(out)
 	}
 }
 
@@ -139,10 +141,8 @@ func (a *Adapter) refuseWaiting() {
 	a.mu.Lock()
 	a.closing = true
 	a.mu.Unlock()
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
 	for _, r := range a.gather(nil) {
-		a.settle(ended, r, ended.Err())
+		a.settle(r, context.Canceled, true)
 	}
 }
 

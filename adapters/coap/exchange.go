@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
 )
 
 // Times of RFC 7252 section 4.8, and what follows from them.
@@ -20,22 +21,29 @@ const (
 
 // What exchanges may take.
 const (
-	maxRemembered = 1 << 16 // requests whose repetition is recognised
+	maxRemembered = 1 << 17 // requests whose repetition is recognised
 	maxSeparate   = 1 << 10 // separate answers waiting for their acknowledgement
 )
 
 // endpoint is where a message came from and where its answer goes: a UDP address or a DTLS session.
-// It is comparable; messages of one endpoint number themselves (RFC 7252 section 4.4).
+// Messages of one endpoint number themselves (RFC 7252 section 4.4).
 type endpoint interface {
+	// id tells endpoints apart. Keeping it keeps nothing else of the endpoint.
+	id() endpointID
 	// send sends a datagram, once. What becomes of it is the peer's affair: it asks again.
 	send(datagram []byte)
-	String() string
+}
+
+type endpointID struct {
+	arrival        // of a UDP address
+	session uint64 // of a DTLS session
 }
 
 // exchange is a request that was admitted, and what it was answered.
 type exchange struct {
 	request
-	from     endpoint
+	from     endpoint // nil when it is done
+	key      exchangeID
 	device   *device
 	received time.Time
 	done     bool
@@ -45,11 +53,9 @@ type exchange struct {
 
 // exchangeID is what a repetition has in common with the original.
 type exchangeID struct {
-	from endpoint
-	mid  uint16
+	endpointID
+	mid uint16
 }
-
-func (x *exchange) id() exchangeID { return exchangeID{x.from, x.mid} }
 
 func (x *exchange) lifetime() time.Duration {
 	if x.confirmable {
@@ -96,7 +102,7 @@ func newExchanges() *exchanges {
 // with their numbers after a reboot or never change them (COAP-56), and what they report then must
 // not be lost.
 func (e *exchanges) repeated(from endpoint, r *request, now time.Time) (reply []byte, repeated bool) {
-	x := e.known[exchangeID{from, r.mid}]
+	x := e.known[exchangeID{from.id(), r.mid}]
 	if x == nil || x.print != r.print || now.Sub(x.received) > x.lifetime() {
 		return nil, false
 	}
@@ -111,35 +117,49 @@ func (e *exchanges) begin(x *exchange) {
 	if len(e.queues[0])+len(e.queues[1]) >= maxRemembered {
 		e.forgetOldest()
 	}
+	x.key = exchangeID{x.from.id(), x.mid}
 	x.payload, x.path, x.transfer = nil, nil, ""
 	queue := &e.queues[0]
 	if x.confirmable {
 		queue = &e.queues[1]
 	}
 	*queue = append(*queue, x)
-	e.known[x.id()] = x
+	e.known[x.key] = x
 	e.running[x] = struct{}{}
 }
 
-// finish answers an exchange. It returns what is to be sent, nil if nothing.
+// finish answers an exchange. It returns what is to be sent to its endpoint, nil if nothing. What
+// was not carried out is forgotten: when the same datagram comes again it is tried again, as there
+// are devices that repeat themselves to the bit until they hear 2.04.
 func (e *exchanges) finish(x *exchange, a answer, now time.Time) []byte {
 	delete(e.running, x)
 	x.done = true
+	if a.code != codes.Changed {
+		e.forget(x)
+	}
 	a.block = x.block
+	out := e.answer(x, a, now)
+	x.from = nil
+	return out
+}
+
+// answer writes the answer of an exchange as the message that it must be.
+func (e *exchanges) answer(x *exchange, a answer, now time.Time) []byte {
 	wanted := x.wants(a.code)
+	ack := header(message.Acknowledgement, x.mid)
 	switch {
-	case !x.confirmable && !wanted:
-		return nil
-	case !x.confirmable:
+	case !x.confirmable && wanted:
 		return a.encode(message.NonConfirmable, e.mid(), x.request)
-	case !wanted && !x.acked:
-		x.reply = header(message.Acknowledgement, x.mid)
-		return x.reply
-	case !x.acked:
+	case !x.confirmable:
+		return nil
+	case !x.acked && wanted:
 		x.reply = a.encode(message.Acknowledgement, x.mid, x.request)
 		return x.reply
+	case !x.acked:
+		x.reply = ack
+		return ack
 	}
-	x.reply = header(message.Acknowledgement, x.mid)
+	x.reply = ack
 	if !wanted {
 		return nil
 	}
@@ -155,12 +175,14 @@ func (e *exchanges) separately(x *exchange, a answer, now time.Time) []byte {
 	}
 	timeout := time.Duration(float64(ackTimeout) * (1 + rand.Float64()/2))
 	out := outgoing{to: x.from, datagram: a.encode(message.Confirmable, mid, x.request)}
-	e.separate[exchangeID{x.from, mid}] = &separate{outgoing: out, next: now.Add(timeout), timeout: timeout}
+	e.separate[exchangeID{x.key.endpointID, mid}] = &separate{outgoing: out, next: now.Add(timeout), timeout: timeout}
 	return out.datagram
 }
 
 // settled takes an acknowledgement or a reset in.
-func (e *exchanges) settled(from endpoint, mid uint16) { delete(e.separate, exchangeID{from, mid}) }
+func (e *exchanges) settled(from endpoint, mid uint16) {
+	delete(e.separate, exchangeID{from.id(), mid})
+}
 
 // mid numbers a message of ours. These numbers are never compared with those of a peer (COAP-95).
 func (e *exchanges) mid() uint16 {
@@ -215,7 +237,7 @@ func (e *exchanges) forgetOldest() {
 }
 
 func (e *exchanges) forget(x *exchange) {
-	if e.known[x.id()] == x {
-		delete(e.known, x.id())
+	if e.known[x.key] == x {
+		delete(e.known, x.key)
 	}
 }

@@ -63,6 +63,23 @@ func TestAReusedMessageIDReplacesTheOlderExchange(t *testing.T) {
 	}
 }
 
+func TestAnAnsweredRequestKeepsNothingOfItsSession(t *testing.T) {
+	e, now := newExchanges(), time.Now()
+	s := &session{cid: "12345678"}
+	x := &exchange{request: received(t, post(1, temp21)), from: s, received: now}
+	e.begin(x)
+	e.finish(x, answer{code: codes.Changed}, now)
+	if x.from != nil || x.payload != nil || x.path != nil {
+		t.Errorf("kept: %+v", x)
+	}
+	if _, again := e.repeated(s, &x.request, now); !again {
+		t.Error("its repetition is taken for new")
+	}
+	if _, again := e.repeated(&session{cid: "87654321"}, &x.request, now); again {
+		t.Error("the same message in another session is taken for a repetition")
+	}
+}
+
 func TestRememberedRequestsAreBounded(t *testing.T) {
 	e, now := newExchanges(), time.Now()
 	r := received(t, post(1, temp21))

@@ -64,7 +64,7 @@ func (a *Adapter) request(from endpoint, r request, now time.Time) {
 	}
 	a.mu.Unlock()
 	if x != nil {
-		a.take(x, body, now)
+		a.take(from, x, body)
 	} else if reply != nil {
 		from.send(reply)
 	}
@@ -89,10 +89,10 @@ func (a *Adapter) admit(from endpoint, r request, now time.Time) (x *exchange, b
 	}
 	body = r.payload
 	if r.block != nil {
-		if body, code = a.assembly.add(from, r, now); code != complete {
+		if body, code = a.assembly.add(from.id(), r, now); code != complete {
 			return nil, nil, a.refuse(known, r, a.blockAnswer(r, code), now)
 		}
-		a.assembly.drop(from)
+		a.assembly.drop(from.id())
 	}
 	return &exchange{request: r, from: from, device: d, received: now}, body, nil
 }
@@ -194,7 +194,8 @@ func (a *Adapter) reply(r request, ans answer) []byte {
 }
 
 // take reads the body of an admitted request and hands the report to deliver.
-func (a *Adapter) take(x *exchange, body []byte, now time.Time) {
+func (a *Adapter) take(from endpoint, x *exchange, body []byte) {
+	now := x.received
 	samples, unmapped, err := x.device.catalog.decode(x.device.format(x.request), body, now)
 	a.mu.Lock()
 	a.stats.Unmapped += uint64(unmapped)
@@ -212,7 +213,7 @@ func (a *Adapter) take(x *exchange, body []byte, now time.Time) {
 	default:
 		a.heard(x.device, now)
 		a.samples += len(samples)
-		a.reports <- report{exchange: x, device: x.device, samples: samples} // waiting says there is room
+		a.reports <- report{from: from, exchange: x, device: x.device, samples: samples} // waiting says there is room
 	}
 	var out []byte
 	if refusal.code != codes.Empty {
@@ -221,7 +222,7 @@ func (a *Adapter) take(x *exchange, body []byte, now time.Time) {
 	}
 	a.mu.Unlock()
 	if out != nil {
-		x.from.send(out)
+		from.send(out)
 	}
 }
 

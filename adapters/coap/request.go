@@ -146,6 +146,3 @@ func (r request) wants(code codes.Code) bool {
 // isRequest tells whether a code is a method, known or not; the rest are answers, the empty message
 // and reserved codes.
 func isRequest(code codes.Code) bool { return code != codes.Empty && code>>5 == 0 }
-
-// isResponse tells whether a code is an answer.
-func isResponse(code codes.Code) bool { return code>>5 == 2 || code>>5 == 4 || code>>5 == 5 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -146,11 +147,11 @@ func (s *session) remote() netip.AddrPort {
 	return s.addr
 }
 
-func (s *session) send(datagram []byte) { _, _ = s.conn.Write(datagram) }
-
-func (s *session) String() string {
-	return fmt.Sprintf("dtls %s identity %q", s.remote(), shown(s.identity))
+func (s *session) id() endpointID {
+	return endpointID{session: binary.BigEndian.Uint64([]byte(s.cid))}
 }
+
+func (s *session) send(datagram []byte) { _, _ = s.conn.Write(datagram) }
 
 // shown is as much of an identity as is printed: whoever knocks chooses it.
 func shown(identity string) string {

@@ -3,7 +3,6 @@ package coap
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -116,6 +115,6 @@ type udpPeer struct {
 	arrival
 }
 
-func (p udpPeer) send(datagram []byte) { _ = p.socket.write(datagram, p.from, p.local) }
+func (p udpPeer) id() endpointID { return endpointID{arrival: p.arrival} }
 
-func (p udpPeer) String() string { return fmt.Sprint("udp ", p.from) }
+func (p udpPeer) send(datagram []byte) { _ = p.socket.write(datagram, p.from, p.local) }
