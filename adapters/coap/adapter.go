@@ -129,6 +129,7 @@ func (a *Adapter) Run(ctx context.Context, accept func(context.Context, []gatewa
 	a.bind.Unlock()
 	a.start(time.Now())
 	front := a.front(socket)
+	a.log.Info().Str("address", socket.addr()).Bool("dtls", !a.cfg.Plain).Msg("listening")
 
 	var background sync.WaitGroup
 	open, shut := context.WithCancel(context.WithoutCancel(ctx))

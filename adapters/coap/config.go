@@ -20,7 +20,8 @@ type Config struct {
 	Allow []netip.Prefix
 	// Keys finds the key of a PSK identity; false: no such identity. It is asked during every
 	// handshake and twice a minute for every session: an identity whose key is gone or changed
-	// loses its sessions (COAP-43). It is called by several goroutines at once.
+	// loses its sessions (COAP-43). Several goroutines ask at once. Who knocks chooses the identity:
+	// it may be anything, "../x" as well.
 	Keys    func(identity string) (key []byte, ok bool)
 	Limits  Limits
 	Devices []Device
