@@ -343,11 +343,11 @@ func TestFaultsAreDialledOverREST(t *testing.T) {
 func TestOpenRequestsDoNotKeepTheHubUp(t *testing.T) {
 	hub := startHub(t, hubConfig())
 	client := hub.paho(t, "dev1")
-	for range 40 {
+	for range 25 {
 		client.Publish(dev1Events, 1, false, bytes.Repeat([]byte("x"), 200<<10)).Wait()
 	}
 	token := hub.rest(t).token
-	reader := dialTLS(t, hub.HTTPSAddr(), hub.Hub) // asks for eight megabytes and never reads
+	reader := dialTLS(t, hub.HTTPSAddr(), hub.Hub) // asks for five megabytes and never reads
 	defer reader.Close()
 	writer := dialTLS(t, hub.HTTPSAddr(), hub.Hub) // promises a body and never sends it
 	defer writer.Close()

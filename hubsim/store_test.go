@@ -216,7 +216,6 @@ func TestATornTailIsCutOffAtEveryByte(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%d of %d bytes: %v", n, len(whole), err)
 		}
-		running := runStore(t, s)
 		kept := s.bodies(0, 10)
 		good := 0
 		if head := len(journalHead); n >= head {
@@ -225,9 +224,14 @@ func TestATornTailIsCutOffAtEveryByte(t *testing.T) {
 		if cut != int64(n-good) || n-good >= (len(whole)-len(journalHead))/3 {
 			t.Fatalf("%d of %d bytes: %d messages kept, %d bytes cut", n, len(whole), len(kept), cut)
 		}
-		if next := running.put(t, "next"); next != uint64(len(kept)+1) {
-			t.Fatalf("%d of %d bytes: the next sequence is %d", n, len(whole), next)
+		if s.next != uint64(len(kept)+1) {
+			t.Fatalf("%d of %d bytes: the next sequence is %d", n, len(whole), s.next)
 		}
+		if n%16 != 0 { // going on from there is the same everywhere
+			continue
+		}
+		running := runStore(t, s)
+		running.put(t, "next")
 		if diff := cmp.Diff(append(numbered(1, len(kept)), "next"), s.bodies(0, 10)); diff != "" {
 			t.Fatal(diff)
 		}
