@@ -174,6 +174,29 @@ func TestSeveralDeadUnitsCostALivingOneOneTimeoutAtATime(t *testing.T) {
 		if n := len(polled(f, 5)); n < 30 {
 			t.Errorf("a dead unit was probed %d times in ten minutes", n)
 		}
+		if n := len(polled(f, 1)); n < 450 {
+			t.Errorf("the living unit was read %d times in ten minutes", n)
+		}
+	})
+}
+
+// Three silences in a row end a connection; but not those of units known to be silent.
+func TestProbesOfDeadUnitsDoNotEndTheConnectionOfALivingOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newField()
+		cfg := Config{Devices: []Device{{Name: "alive", Unit: 1, Points: points("alive", Holding, time.Minute, 10)}}}
+		for u := 2; u < 6; u++ {
+			name := fmt.Sprintf("dead%d", u)
+			f.mute[byte(u)] = true
+			cfg.Devices = append(cfg.Devices, Device{Name: name, Unit: uint8(u), Offline: offline(2, 2*time.Second, 4*time.Second), Points: points(name, Holding, time.Second, 1)})
+		}
+		run(t, cfg, f)
+		pass(time.Minute)
+		before := f.conns()
+		pass(time.Hour)
+		if n := f.conns(); n != before {
+			t.Errorf("%d new connections in an hour", n-before)
+		}
 	})
 }
 

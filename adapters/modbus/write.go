@@ -107,7 +107,7 @@ func (w *wire) ask(run context.Context, j *job, d *device, r request) (result []
 		if f = w.link.ready(run, true); f != nil {
 			return nil, f
 		}
-		if j.ctx.Err() != nil || !read && !j.commit() {
+		if !read && !j.commit() {
 			return nil, &fault{kind: aborted, err: errGone}
 		}
 		result, f = w.exchange(run, d, r)

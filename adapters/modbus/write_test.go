@@ -235,18 +235,19 @@ func TestABusyDeviceIsWrittenOnceItIsFree(t *testing.T) {
 	})
 }
 
+// By TCP, where a write to a connection that the peer has closed succeeds at first.
 func TestAConnectionThatThePeerEndedAtRestCostsAWriteNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newField()
-		r := rest(t, f)
-		for n := range uint64(3) {
-			f.set(func(f *field) { _ = f.peers[len(f.peers)-1].Close() })
-			pass(time.Second)
-			if err := r.Write(t.Context(), "d/10", gateway.UintValue(n)); err != nil || f.register(1, 10) != uint16(n) {
-				t.Errorf("%v, register %d", err, f.register(1, 10))
-			}
+	t.Parallel()
+	f := newField()
+	r := run(t, Config{Address: f.listen(t), Devices: []Device{writable()}}, f)
+	for n := range uint64(4) {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(n)); err != nil || f.register(1, 10) != uint16(n) {
+			t.Errorf("write %d: %v, register %d", n, err, f.register(1, 10))
 		}
-	})
+		f.set(func(f *field) { _ = f.peers[len(f.peers)-1].Close() })
+		closed := time.Now()
+		eventually(t, "the connection to rest", func() bool { return time.Since(closed) > 2*idleCheck })
+	}
 }
 
 func TestAWriteWhoseCallerGaveUpInTimeIsNeverSent(t *testing.T) {
