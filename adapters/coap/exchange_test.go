@@ -82,7 +82,7 @@ func TestAnAnsweredRequestKeepsNothingOfItsSession(t *testing.T) {
 
 func TestRememberedRequestsAreBounded(t *testing.T) {
 	e, now := newExchanges(), time.Now()
-	r := received(t, post(1, temp21))
+	r := received(t, post(1, temp21, message.Option{ID: message.NoResponse, Value: []byte{26}}))
 	for i := range maxRemembered + 100 {
 		r.mid, r.confirmable = uint16(i%7), i%2 == 0 // also those that replace each other
 		now = now.Add(time.Microsecond)
