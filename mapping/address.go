@@ -116,7 +116,7 @@ func unknownArea(text string) (address, []doubt) {
 	area := areaText.FindString(text)
 	meant := ""
 	switch strings.ToLower(area) {
-	case "holding", "hr", "h", "reg", "register", "4x":
+	case "holding", "hold", "hr", "h", "reg", "register", "4x":
 		meant = "holding"
 	case "input", "ir", "i", "3x":
 		meant = "input"
@@ -190,7 +190,7 @@ func tooHigh(table modbus.Table, number string) (address, []doubt) {
 	if err == nil && nth >= 1 && nth <= 65536 {
 		return noAddress("E115", "%s %s is above 65535; it looks like a Modicon number: set addressing: modicon and write %s, or write %s %d", table, number, number, table, nth-1)
 	}
-	return noAddress("E115", "%s %s is above 65535, the last address of the protocol", table, quote(number))
+	return noAddress("E115", "%s %s is past the last register, which is 65535 on the wire", table, shorten(number))
 }
 
 // modiconDigit is the first digit of a table's Modicon numbers.

@@ -39,9 +39,12 @@ func (dev *device) linkName() string {
 }
 
 func (d *draft) readDevices(n node) {
-	n.label = "devices"
-	for _, f := range n.fields("E001") {
-		if f.named() {
+	fields := n.fields("E001")
+	if len(fields) == 0 && n.yaml.Kind == yaml.MappingNode {
+		n.complain("E008", "devices is empty; without a device there is nothing to do")
+	}
+	for _, f := range fields {
+		if f.named() && d.points <= d.most {
 			d.devices = append(d.devices, d.readDevice(f))
 		}
 	}

@@ -19,6 +19,7 @@ type draft struct {
 	devices  []*device
 	order    []*owner // in the order of first mention
 	points   int      // of all devices so far
+	most     int      // points that are read
 
 	byName    map[string]*link // those under links
 	byAddress map[string]*link
@@ -26,9 +27,9 @@ type draft struct {
 }
 
 // plant reads the whole file. What it returns is complete only if nothing was reported as an error.
-func (r *reader) plant(root *yaml.Node) *Plant {
+func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	d := &draft{
-		reader: r, profiles: map[string]*profile{}, owners: map[gateway.IdentityID]*owner{},
+		reader: r, most: most, profiles: map[string]*profile{}, owners: map[gateway.IdentityID]*owner{},
 		byName: map[string]*link{}, byAddress: map[string]*link{},
 	}
 	start := position{1, 1}

@@ -123,6 +123,7 @@ func (r *reader) source(line int) string {
 // quote shows a text of the file in a message, shortened.
 func quote(text string) string {
 	const most = 40
+	text = hideKeys(text) // before half of a key no longer looks like one
 	if runes := []rune(text); len(runes) > most {
 		text = string(runes[:most]) + "..."
 	}

@@ -20,6 +20,8 @@ const endOfFile = 1 << 30
 var (
 	// keyText is a base64 key of at least 16 bytes (SAS-5), wherever it stands.
 	keyText = regexp.MustCompile(`[A-Za-z0-9+/]{20,}={1,2}`)
+	// accessText is the secret part of a connection string or token of the hub.
+	accessText = regexp.MustCompile(`SharedAccess[A-Za-z]*[= ]\S+`)
 	// keyField is what follows the name of a secret in a line that YAML could not read.
 	keyField = regexp.MustCompile(`(?i)(?:key|secret|password|token|signature)["']?\s*[:=]\s*(.*)`)
 )
@@ -27,12 +29,10 @@ var (
 // hideKeys replaces what looks like a key by asterisks, one for each character.
 func hideKeys(text string) string {
 	text = keyText.ReplaceAllStringFunc(text, stars)
-	if i := strings.Index(text, "SharedAccess"); i >= 0 {
-		if eq := strings.IndexAny(text[i:], "= "); eq >= 0 {
-			text = text[:i+eq+1] + stars(text[i+eq+1:])
-		}
-	}
-	return text
+	return accessText.ReplaceAllStringFunc(text, func(found string) string {
+		name := strings.IndexAny(found, "= ") + 1
+		return found[:name] + stars(found[name:])
+	})
 }
 
 // hideUnparsed lists what may be secret in a text that is not YAML, line by line: what stands behind
@@ -100,14 +100,15 @@ func hideSpans(text string, line int, spans []span) string {
 // hider finds the secrets of a tree before anything is reported.
 type hider struct {
 	spans   []span
+	lines   []string
 	open    bool // the last span ends where the next node begins
 	targets map[*yaml.Node]bool
 }
 
 // secretsOf lists the parts of the file that no message may show, in the order of the file: what
 // stands in secret fields, whatever else is wrong with it, unless it is a reference.
-func secretsOf(root *yaml.Node) []span {
-	h := &hider{targets: map[*yaml.Node]bool{}}
+func secretsOf(root *yaml.Node, lines []string) []span {
+	h := &hider{lines: lines, targets: map[*yaml.Node]bool{}}
 	h.walk(root, false) // finds what the aliases in secret fields stand for
 	h.spans, h.open = nil, false
 	h.walk(root, false)
@@ -128,8 +129,7 @@ func (h *hider) walk(n *yaml.Node, secret bool) {
 		}
 	case yaml.ScalarNode:
 		if secret && n.Value != "" && !reference(n.Value) {
-			h.spans = append(h.spans, span{at, position{line: endOfFile}})
-			h.open = true
+			h.hide(n, at)
 		}
 	case yaml.MappingNode:
 		h.mapping(n, secret)
@@ -138,6 +138,23 @@ func (h *hider) walk(n *yaml.Node, secret bool) {
 			h.walk(c, secret)
 		}
 	}
+}
+
+// hide opens a span, or makes a whole one of a scalar that stands on one line as it is, quoted or not.
+func (h *hider) hide(n *yaml.Node, at position) {
+	s := span{at, position{line: endOfFile}}
+	if at.line <= len(h.lines) {
+		line := []rune(h.lines[at.line-1])
+		length := utf8.RuneCountInString(n.Value)
+		for _, quotes := range []int{0, 1} {
+			start := at.column - 1 + quotes
+			if start+length <= len(line) && string(line[start:start+length]) == n.Value {
+				s.to = position{at.line, at.column + length + 2*quotes}
+			}
+		}
+	}
+	h.open = s.to.line == endOfFile
+	h.spans = append(h.spans, s)
 }
 
 func (h *hider) mapping(n *yaml.Node, secret bool) {

@@ -24,11 +24,14 @@ type owner struct {
 // readIdentity says whose a device's points are. "" is nobody: the device is local, or it is not said
 // properly, which has been reported.
 func (d *draft) readIdentity(s section) (id gateway.IdentityID, local bool) {
+	understood := true
 	if n, ok := s.get("local"); ok {
-		local, _ = n.yes()
+		local, understood = n.yes()
 	}
 	n, given := s.get("identity")
 	switch {
+	case !given && !understood:
+		return "", local
 	case given && local:
 		n.refuse("E080", "a local device is not reported, hence has no identity; drop identity, or local: true")
 		return "", local
@@ -149,7 +152,9 @@ func (o *owner) readProperties(n node) {
 		key := strings.ToLower(f.name)
 		other, again := o.property[key]
 		switch {
-		case !printable(f.name) || !printable(value):
+		case !printable(f.name):
+			f.refuse("E078", "property %s: names and values are printable ASCII", quote(f.name))
+		case !printable(value):
 			f.complain("E078", "property %s: names and values are printable ASCII", quote(f.name))
 		case strings.HasPrefix(f.name, "$.") || strings.HasPrefix(key, "iothub-"):
 			f.refuse("E078", "property %s: names that begin with $. or iothub- belong to the hub; use another name", quote(f.name))

@@ -38,7 +38,10 @@ func Load(path string) (*Plant, Findings, error) {
 
 // Parse checks a mapping; name is what findings call the file. It touches no file and no network.
 // The Plant is nil if any finding is an error.
-func Parse(name string, data []byte) (*Plant, Findings) {
+func Parse(name string, data []byte) (*Plant, Findings) { return parse(name, data, maxPoints) }
+
+// parse is Parse for a plant of at most so many points.
+func parse(name string, data []byte, most int) (*Plant, Findings) {
 	if len(data) > maxFile {
 		r := newReader(name, nil)
 		r.report(position{1, 1}, "E013", "the file is larger than 10 MiB; split the plant between two gateways")
@@ -48,7 +51,7 @@ func Parse(name string, data []byte) (*Plant, Findings) {
 	r := newReader(name, data)
 	var plant *Plant
 	if root := r.tree(data); root != nil {
-		plant = r.plant(root)
+		plant = r.plant(root, most)
 	}
 	r.findings.sort()
 	if r.errors > 0 {
@@ -72,7 +75,7 @@ func (r *reader) tree(data []byte) *yaml.Node {
 		r.report(position{1, 1}, "E008", "the file is empty; start with version: 1, hub: and devices:")
 		return nil
 	}
-	r.hidden = secretsOf(root)
+	r.hidden = secretsOf(root, r.lines)
 	if extra != nil {
 		r.report(position{extra.Line, extra.Column}, "E006", "a second YAML document starts here; one file holds one mapping, drop the line ---")
 		return nil

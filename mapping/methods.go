@@ -133,9 +133,8 @@ func (p *point) constant(n node) *gateway.Value {
 			n.complain("E163", "%s is not a word of %s (line %d); write %s%s", quote(text), p.name, p.key.line, orList(rule.Words), didYouMean(text, rule.Words))
 		}
 	case p.south.Type == modbus.Bool:
-		on, ok := n.yes()
-		if v = gateway.BoolValue(on); !ok {
-			return nil
+		if v = gateway.BoolValue(text == "true"); text != "true" && text != "false" {
+			n.complain("E163", "%s is neither true nor false, and %s (line %d) takes one of them", quote(text), p.name, p.key.line)
 		}
 	case p.south.Type == modbus.String:
 		if v = gateway.TextValue(text); len(text) > p.south.Length {
@@ -168,7 +167,7 @@ func (p *point) constantNumber(n node, text string) *gateway.Value {
 	case low != nil && f < *low || high != nil && f > *high:
 		n.complain("E163", "%s is outside the limits %s..%s of %s (line %d)", quote(text), gateway.FloatValue(*low), gateway.FloatValue(*high), p.name, p.key.line)
 	case !p.holds(p.raw(exact)):
-		n.complain("E163", "%s cannot be held exactly by %s (line %d, %s scaled)", quote(text), p.name, p.key.line, p.typeName())
+		n.complain("E163", "%s cannot be written exactly; %s (line %d) holds %s, scaled", quote(text), p.name, p.key.line, p.typeName())
 	}
 	return &v
 }

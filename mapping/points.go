@@ -28,9 +28,9 @@ type list struct {
 
 // takePoint reads a point and gives it to its device.
 func (d *draft) takePoint(f field, dev *device, from list) {
-	if d.points++; d.points > maxPoints {
-		if d.points == maxPoints+1 {
-			f.refuse("E013", "this is point %d; one gateway takes %d, those of profiles counted for each device", d.points, maxPoints)
+	if d.points++; d.points > d.most {
+		if d.points == d.most+1 {
+			f.refuse("E013", "this is point %d; one gateway takes %d, those of profiles counted for each device", d.points, d.most)
 		}
 		dev.partial = true
 		return

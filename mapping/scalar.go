@@ -114,7 +114,7 @@ func (n node) yes() (answer, ok bool) {
 		return false, false
 	}
 	if text != "true" && text != "false" {
-		n.complain("E009", "%s: %s is neither true nor false; write one of them", n.label, quote(text))
+		n.complain("E009", "%s: %s is no answer; write true or false", n.label, quote(text))
 		return false, false
 	}
 	return text == "true", true
@@ -210,7 +210,7 @@ func (n node) between() (a, b float64, ok bool) {
 	}
 	a, okA := parseNumber(left)
 	b, okB := parseNumber(right)
-	if !dots || !okA || !okB {
+	if !dots || !okA || !okB || strings.HasPrefix(right, ".") { // 0...9 is not 0 to 0.9
 		n.complain("E009", "%s: %s is not a range; write two numbers such as 0..100", n.label, quote(text))
 		return 0, 0, false
 	}

@@ -35,7 +35,7 @@ func (p *point) readType() {
 		p.typed = true
 	case given:
 		p.typed = understood
-	case p.placed:
+	case p.placed && !p.has("bit"):
 		p.lacks("type", "E128", "point %s has no type; add type: int16, uint16, int32, uint32, float32 ..., or bit: 0 to 15 for one bit of the register", quote(p.name))
 	}
 }
@@ -145,18 +145,18 @@ func (p *point) suits(key string) bool {
 		fits = !p.placed || !p.south.Table.Bits()
 	}
 	if n, ok := p.get(key); ok && !fits {
-		n.refuse(code, "%s has no meaning for %s; drop it", key, p.shape())
+		n.refuse(code, "%s has no meaning for %s; drop it", key, p.shape(key))
 	}
 	return fits
 }
 
-// shape is what the point is, in a sentence.
-func (p *point) shape() string {
+// shape is what the point is, in a sentence about one of its keys.
+func (p *point) shape(key string) string {
 	switch {
-	case p.number() && p.has("enum"):
-		return "a value that is one of the words of enum"
-	case p.number() && p.has("flags"):
-		return "a value that is split into flags"
+	case p.number() && key != "enum" && p.has("enum"):
+		return "a word of enum"
+	case p.number() && key != "flags" && p.has("flags"):
+		return "flags"
 	case p.south.Type == modbus.String:
 		return "a text"
 	case p.south.Type == modbus.Bool:
@@ -173,7 +173,7 @@ func (p *point) checkFit() {
 	at, _ := p.get("at")
 	size, start := p.south.Registers(), int(p.south.Address)
 	if p.decided && start+size > 65536 {
-		at.complain("E115", "a %s at %d ends past register 65535", p.typeName(), start)
+		at.complain("E115", "%s at %d ends past register 65535", p.typeName(), start)
 	}
 	if p.south.Table.Bits() {
 		return

@@ -34,7 +34,7 @@ func (p *point) readWrite() {
 // checkWrite wants a table that can be written, and limits for what can hurt.
 func (p *point) checkWrite(n node, limited bool) {
 	if p.placed && p.south.Table != modbus.Holding && p.south.Table != modbus.Coil {
-		n.complain("E126", "an %s cannot be written by the Modbus protocol; use holding or coil, or drop write", tableName(p.south.Table))
+		n.complain("E126", "the Modbus protocol cannot write an input register or a discrete input; use holding or coil, or drop write")
 		return
 	}
 	if !p.typed {
@@ -51,7 +51,7 @@ func (p *point) checkWrite(n node, limited bool) {
 	case p.has("flags"):
 		n.complain("E126", "flags cannot be written together; map each bit that may be written as a point of its own with bit:")
 	case limited && !p.measures():
-		n.complain("E120", "limits have no meaning for %s; write: true allows all of its values", p.shape())
+		n.complain("E120", "limits have no meaning for %s; write: true allows all of its values", p.shape("write"))
 	case p.measures() && !limited:
 		n.complain("E129", "point %s may be written but has no limits; write { min: 0, max: 100 }, or give it an enum", quote(p.name))
 	case p.bits() && !p.south.Table.Bits():
@@ -76,7 +76,7 @@ func (p *point) readLimits(s section, rule *gateway.WriteRule) {
 			continue
 		}
 		*side.into = &limit
-		if p.measures() && !p.carries(exactly(limit)) {
+		if p.measures() && !p.carries(exactText(n.yaml.Value)) {
 			n.complain("E131", "%s: %s is more than %s can hold once it is scaled back", side.key, quote(n.yaml.Value), p.typeName())
 		}
 	}
@@ -87,8 +87,11 @@ func (p *point) readLimits(s section, rule *gateway.WriteRule) {
 }
 
 // exactly is the decimal number that a person wrote to get f.
-func exactly(f float64) *big.Rat {
-	r, ok := new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64))
+func exactly(f float64) *big.Rat { return exactText(strconv.FormatFloat(f, 'g', -1, 64)) }
+
+// exactText is the number that a decimal text stands for.
+func exactText(text string) *big.Rat {
+	r, ok := new(big.Rat).SetString(text)
 	if !ok { // not finite; numbers of the file are
 		return new(big.Rat)
 	}
