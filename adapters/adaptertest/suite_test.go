@@ -64,7 +64,7 @@ func (m *memory) sample(id gateway.PointID) gateway.Sample {
 func (m *memory) Run(ctx context.Context, accept func(context.Context, []gateway.Sample) error) error {
 	defer close(m.stopped)
 	if m.breaks == "leak" {
-		go func() { time.Sleep(5 * time.Second) }()
+		go func() { <-time.After(5 * time.Second) }()
 	}
 	once := true
 	for {

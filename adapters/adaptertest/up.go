@@ -45,7 +45,7 @@ func oneAtATime(t *testing.T, s Setup) {
 		if inside.Add(1) > 1 {
 			t.Error("two calls of accept at once")
 		}
-		time.Sleep(30 * time.Millisecond) // a slow disk
+		<-time.After(30 * time.Millisecond) // a slow disk
 		inside.Add(-1)
 		calls.Add(1)
 		return nil

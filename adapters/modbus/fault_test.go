@@ -113,7 +113,7 @@ func TestABadAnswerCostsAtMostTheRequestItHits(t *testing.T) {
 		}, true, 1, 0},
 		{"dripping beyond the deadline", func(c *peer, r call) {
 			for _, b := range good(r, 100) {
-				time.Sleep(faultTimeout / 6) // the script: a slow device
+				<-time.After(faultTimeout / 6) // the script: a slow device
 				_, _ = c.Write([]byte{b})
 			}
 		}, false, 2, 0},

@@ -167,7 +167,7 @@ func (f *field) serve(c net.Conn) {
 		f.log = append(f.log, r)
 		trick, mute, delay := f.trick, f.mute[r.unit], f.delay
 		f.mu.Unlock()
-		time.Sleep(delay) // the device's own time, part of the script
+		<-time.After(delay) // the device's own time, part of the script
 		if trick != nil && trick(p, r) || mute {
 			continue
 		}

@@ -41,9 +41,10 @@ func Plan(d Device, points []Point, cuts []Cut) []Block {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return byPlace(points[a], points[b]) })
+	p := planner{d, points, cuts}
 	var blocks []Block
 	for _, i := range order {
-		if n := len(blocks); n == 0 || !extend(d, points, &blocks[n-1], i, cuts) {
+		if n := len(blocks); n == 0 || !p.extend(&blocks[n-1], i) {
 			blocks = append(blocks, enclose(d, points, []int{i}))
 		}
 	}
@@ -61,26 +62,32 @@ func byPlace(a, b Point) int {
 // span is what a point covers: from its first address to the one behind its last.
 func span(p Point) (start, end int) { return int(p.Address), int(p.Address) + p.Registers() }
 
+// planner is what a plan is made from.
+type planner struct {
+	d      Device
+	points []Point
+	cuts   []Cut
+}
+
 // extend takes point i into the block if the rules allow.
-func extend(d Device, points []Point, b *Block, i int, cuts []Cut) bool {
-	start, _ := span(points[i])
-	if points[i].Table != b.Table || crosses(cuts, points[b.Points[0]], points[i]) {
+func (p planner) extend(b *Block, i int) bool {
+	next := p.points[i]
+	if next.Table != b.Table || p.crosses(p.points[b.Points[0]], next) {
 		return false
 	}
-	_, end := reach(points, b.Points)
-	if start > end+d.Gap {
+	if _, end := reach(p.points, b.Points); int(next.Address) > end+p.d.Gap {
 		return false
 	}
-	joined := enclose(d, points, append(slices.Clip(b.Points), i))
-	if joined.Quantity > limit(d, b.Table) {
+	joined := enclose(p.d, p.points, append(slices.Clip(b.Points), i))
+	if joined.Quantity > limit(p.d, b.Table) {
 		return false
 	}
 	*b = joined
 	return true
 }
 
-func crosses(cuts []Cut, first, next Point) bool {
-	return slices.ContainsFunc(cuts, func(c Cut) bool {
+func (p planner) crosses(first, next Point) bool {
+	return slices.ContainsFunc(p.cuts, func(c Cut) bool {
 		return c.Table == next.Table && int(first.Address) < c.Address && c.Address <= int(next.Address)
 	})
 }
