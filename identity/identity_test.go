@@ -155,3 +155,28 @@ func TestSecretsAreFoundWhereTheReferenceSays(t *testing.T) {
 		t.Errorf("without a credentials directory: %v", err)
 	}
 }
+
+func TestAPSKIdentityCannotLeadOutOfItsDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"psk/env-17": "0123456789abcdef\n", "outside": "stolen", "psk/.hidden": "stolen", "psk/open": "stolen"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "psk/open"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	find := Source{Dir: dir}.PSK("psk")
+	if key, ok := find("env-17"); !ok || string(key) != "0123456789abcdef" {
+		t.Errorf("env-17: %q %v", key, ok)
+	}
+	for _, name := range []string{"../outside", "..", ".", "", ".hidden", "absent", "open", "/etc/passwd", "a\x00b", strings.Repeat("a", 200)} {
+		if key, ok := find(name); ok {
+			t.Errorf("%q has the key %q", name, key)
+		}
+	}
+}

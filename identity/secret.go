@@ -91,6 +91,19 @@ func (s Source) Resolve(ref Ref) (Secret, error) {
 	return readSecretFile(ref, path, scheme == "file")
 }
 
+// PSK finds pre-shared keys in dir: one file a key, named like its PSK identity and readable by its
+// owner only; the key is the file's text. Who knocks chooses the identity, so one that could lead out
+// of dir has no key. Files are read at each call: a key that is exchanged or removed is so at once.
+func (s Source) PSK(dir string) func(identity string) (key []byte, ok bool) {
+	return func(name string) ([]byte, bool) {
+		if name == "" || len(name) > 128 || name[0] == '.' || strings.ContainsAny(name, "/\\\x00") {
+			return nil, false
+		}
+		secret, err := s.Resolve(Ref("file:" + filepath.Join(dir, name)))
+		return []byte(secret.text), err == nil
+	}
+}
+
 func readSecretFile(ref Ref, path string, guard bool) (Secret, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	gateway "iothub-gateway"
+	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/identity"
 )
@@ -12,7 +13,8 @@ type Plant struct {
 	Hub        Hub
 	Identities []Identity       // in the order of first mention
 	Devices    []Device         // in the order of the file
-	Links      []modbus.Config  // the southbound halves, one a link, in the order of first mention
+	Links      []modbus.Config  // the southbound halves of what is polled, one a link, in the order of first mention
+	Listeners  []Listener       // the southbound halves of what reports by itself, in the order of the file
 	Points     []gateway.Point  // the northbound halves, in the order of the file
 	Methods    []gateway.Method // in the order of the file
 }
@@ -38,10 +40,19 @@ type Identity struct {
 	written Finding
 }
 
+// Listener is one socket that devices report to.
+type Listener struct {
+	// Config is complete but for Keys, which whoever runs the listener fills in from PSKDir.
+	coap.Config
+	// PSKDir is a directory with one file a key, named like its PSK identity; "" on a plain listener.
+	// A relative one is relative to the mapping.
+	PSKDir string
+}
+
 // Device is one entry of devices: for status pages and tables.
 type Device struct {
 	Name     string
 	Identity gateway.IdentityID // "" if the device is local
-	Link     string             // name of its link in Links
-	Unit     uint8
+	Link     string             // name of its link in Links, or of its listener in Listeners
+	Unit     uint8              // of a Modbus device
 }

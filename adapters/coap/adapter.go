@@ -63,6 +63,15 @@ type Stats struct {
 
 	Sessions int // DTLS sessions now
 	Silent   int // devices now silent for too long
+
+	Devices []DeviceStats // in the order of the Config
+}
+
+// DeviceStats is one device's part of Stats.
+type DeviceStats struct {
+	Name       string
+	LastReport time.Time // when the last report that could be read came; zero if none has
+	Silent     bool      // for longer than ExpectEvery
 }
 
 // New makes an adapter. It opens nothing and starts nothing.
@@ -194,6 +203,7 @@ func (a *Adapter) Stats() Stats {
 		if d.silent {
 			s.Silent++
 		}
+		s.Devices = append(s.Devices, DeviceStats{Name: d.Name, LastReport: d.reported, Silent: d.silent})
 	}
 	return s
 }

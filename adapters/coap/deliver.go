@@ -208,5 +208,5 @@ func (a *Adapter) heard(d *device, now time.Time) {
 	if d.silent {
 		a.log.Info().Str("device", d.Name).Time("heard", d.heard).Msg("reports again")
 	}
-	d.heard, d.silent = now, false
+	d.heard, d.reported, d.silent = now, now, false
 }

@@ -18,13 +18,14 @@ type device struct {
 	catalog  catalog
 
 	// Guarded by the adapter's lock.
-	budget  *rate.Limiter
-	heard   time.Time // when it last sent a report that could be read
-	silent  bool      // its silence has been reported
-	pending bool      // and accept has not seen that yet
-	quiet   time.Time // not before then is its silence reported again
-	faults  faults
-	logged  time.Time // when a refusal was last logged
+	budget   *rate.Limiter
+	heard    time.Time // when it last sent a report that could be read, or when Run began
+	reported time.Time // when it last sent one; zero if it never did
+	silent   bool      // its silence has been reported
+	pending  bool      // and accept has not seen that yet
+	quiet    time.Time // not before then is its silence reported again
+	faults   faults
+	logged   time.Time // when a refusal was last logged
 }
 
 func newDevice(d Device, perSecond float64) *device {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/bridge"
 	"iothub-gateway/buffer"
@@ -41,6 +42,8 @@ type serviceConfig struct {
 	hubAddress  string // host:port to connect to; "" follows the mapping
 	roots       *x509.CertPool
 	keys        func(mapping.Identity) (identity.Secret, error)
+	// psk finds the keys of a listener's devices.
+	psk func(mapping.Listener) func(identity string) ([]byte, bool)
 	// drain is how long stopping waits for the queue to run empty; 0 only for what is in flight.
 	drain time.Duration
 	log   zerolog.Logger
@@ -48,12 +51,13 @@ type serviceConfig struct {
 
 // service is a running gateway: field side, bridge, queue and upstream, wired by hand.
 type service struct {
-	cfg      serviceConfig
-	queue    *buffer.Queue
-	adapters []*modbus.Adapter
-	up       *bridge.Up
-	pool     *upstream.Pool
-	started  time.Time
+	cfg       serviceConfig
+	queue     *buffer.Queue
+	links     []*modbus.Adapter // in the order of the plant's Links
+	listeners []*coap.Adapter   // in the order of its Listeners
+	up        *bridge.Up
+	pool      *upstream.Pool
+	started   time.Time
 }
 
 // newService opens the queue and builds every part; nothing runs yet. Close it if Run is not called.
@@ -73,15 +77,9 @@ func newService(cfg serviceConfig) (*service, error) {
 		return nil, err
 	}
 	s := &service{cfg: cfg, queue: queue, started: time.Now()}
-	devices := map[gateway.PointID]bridge.Device{}
-	for _, link := range cfg.plant.Links {
-		adapter := modbus.New(link, nil, cfg.log)
-		s.adapters = append(s.adapters, adapter)
-		for _, device := range link.Devices {
-			for _, point := range device.Points {
-				devices[point.ID] = adapter
-			}
-		}
+	devices, err := s.buildAdapters()
+	if err != nil {
+		return nil, errors.Join(err, queue.Close())
 	}
 	var identities []gateway.Identity
 	var members []upstream.Member
@@ -98,6 +96,37 @@ func newService(cfg serviceConfig) (*service, error) {
 		Dial: hubDialer(cfg), QueueID: queue.ID(), AckTimeout: ackTimeout, Log: cfg.log,
 	}, members, down.Handle)
 	return s, nil
+}
+
+// buildAdapters makes one adapter a link and one a listener, which takes its address now so that the
+// daemon is ready once it says so. It returns who serves each point.
+func (s *service) buildAdapters() (map[gateway.PointID]bridge.Device, error) {
+	devices := map[gateway.PointID]bridge.Device{}
+	for _, link := range s.cfg.plant.Links {
+		adapter := modbus.New(link, nil, s.cfg.log)
+		s.links = append(s.links, adapter)
+		for _, device := range link.Devices {
+			for _, point := range device.Points {
+				devices[point.ID] = adapter
+			}
+		}
+	}
+	for _, listener := range s.cfg.plant.Listeners {
+		if !listener.Plain {
+			listener.Keys = s.cfg.psk(listener)
+		}
+		adapter := coap.New(listener.Config, s.cfg.log)
+		if err := adapter.Bind(); err != nil {
+			return nil, errors.Join(err, s.releaseListeners())
+		}
+		s.listeners = append(s.listeners, adapter)
+		for _, device := range listener.Devices {
+			for _, point := range device.Points {
+				devices[point.ID] = adapter
+			}
+		}
+	}
+	return devices, nil
 }
 
 // credentialsOf reads every identity's key and reports all that are missing at once.
@@ -173,12 +202,27 @@ func (s *service) Run(ctx context.Context, extra ...task) error {
 }
 
 // Close releases the queue of a service that never ran.
-func (s *service) Close() error { return s.queue.Close() }
+func (s *service) Close() error { return errors.Join(s.releaseListeners(), s.queue.Close()) }
+
+// releaseListeners gives the listeners' addresses back: an adapter whose Run finds its context ended
+// does nothing else.
+func (s *service) releaseListeners() error {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	var errs []error
+	for _, adapter := range s.listeners {
+		errs = append(errs, adapter.Run(over, s.up.Accept))
+	}
+	return errors.Join(errs...)
+}
 
 // poll runs every link until ctx ends.
 func (s *service) poll(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, adapter := range s.adapters {
+	for _, adapter := range s.links {
+		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
+	}
+	for _, adapter := range s.listeners {
 		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
 	}
 	group.Go(func() error { <-ctx.Done(); return nil }) // a plant without links still runs
@@ -220,7 +264,12 @@ func (s *service) Status() control.Status {
 			Acked: link.Acked, Repeated: link.Repeated, Waiting: lane.Entries, Oldest: lane.Oldest,
 		})
 	}
-	for i, adapter := range s.adapters {
+	for i, adapter := range s.listeners {
+		for _, device := range adapter.Stats().Devices {
+			page.Devices = append(page.Devices, listenerStatus(s.cfg.plant.Listeners[i].Name, device))
+		}
+	}
+	for i, adapter := range s.links {
 		for _, device := range adapter.Stats().Devices {
 			page.Devices = append(page.Devices, control.DeviceStatus{
 				Device: device.Name, Link: s.cfg.plant.Links[i].Name, State: device.State.String(),
@@ -229,4 +278,16 @@ func (s *service) Status() control.Status {
 		}
 	}
 	return page
+}
+
+// listenerStatus is the row of a device that reports by itself.
+func listenerStatus(listener string, d coap.DeviceStats) control.DeviceStatus {
+	row := control.DeviceStatus{Device: d.Name, Link: listener, State: "up", LastGood: d.LastReport}
+	switch {
+	case d.Silent:
+		row.State, row.Error = "down", "silent for longer than it should be"
+	case d.LastReport.IsZero():
+		row.State = "unknown"
+	}
+	return row
 }

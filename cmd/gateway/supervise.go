@@ -121,7 +121,7 @@ func (v *supervisor) look(ctx context.Context) status.Health {
 			add(status.Degraded, err.Error())
 		}
 	}
-	for i, adapter := range v.service.adapters {
+	for i, adapter := range v.service.links {
 		if _, err := adapter.Read(ctx, nil); err != nil && ctx.Err() == context.DeadlineExceeded {
 			add(status.Stuck, fmt.Sprintf("link %s has not moved for %v", v.service.cfg.plant.Links[i].Name, beatTimeout))
 		}
