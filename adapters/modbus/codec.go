@@ -112,7 +112,7 @@ func (c codec) integer(raw int64, bits uint64) (gateway.Value, error) {
 	case len(c.p.Flags) > 0:
 		return flags(c.p.Flags, bits), nil
 	case !c.line.unit:
-		return number(c.line.ofInt(raw))
+		return number(c.line.shown(c.line.ofInt(raw)))
 	case c.p.Type == Uint16 || c.p.Type == Uint32:
 		return gateway.UintValue(bits), nil
 	}
@@ -128,9 +128,9 @@ func (c codec) unsigned(bits uint64) (gateway.Value, error) {
 	case c.line.unit:
 		return gateway.UintValue(bits), nil
 	case bits <= math.MaxInt64:
-		return number(c.line.ofInt(int64(bits)))
+		return number(c.line.shown(c.line.ofInt(int64(bits))))
 	}
-	return number(c.line.of(new(big.Rat).SetInt(new(big.Int).SetUint64(bits))))
+	return number(c.line.shown(c.line.of(new(big.Rat).SetInt(new(big.Int).SetUint64(bits)))))
 }
 
 // float is the value of a raw number whose shortest decimal is text: what the device means by a

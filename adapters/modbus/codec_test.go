@@ -82,7 +82,7 @@ var both = []struct {
 	{"f32 21.7", reg(Float32), "41AD999A", gateway.FloatValue(21.7)},
 	{"f32 scaled", reg(Float32, scaled(0.1, 0)), "41AD999A", gateway.FloatValue(2.17)},
 	{"linear", reg(Int16, straight([2]float64{0, 27648}, [2]float64{-50, 150})), "3600", gateway.FloatValue(50)},
-	{"linear thirds", reg(Int16, straight([2]float64{0, 3}, [2]float64{0, 10})), "0001", gateway.FloatValue(10.0 / 3)},
+	{"linear thirds", reg(Int16, straight([2]float64{0, 3}, [2]float64{0, 10})), "0001", gateway.FloatValue(3.3)},
 	{"linear falling", reg(Int16, straight([2]float64{0, 100}, [2]float64{10, 0})), "0019", gateway.FloatValue(7.5)},
 	// words, texts, bits
 	{"enum", reg(Uint16, words(EnumWord{0, "off"}, EnumWord{2, "manual"})), "0002", gateway.TextValue("manual")},
@@ -223,6 +223,37 @@ func TestAFloat32TakesTheNearestValue(t *testing.T) {
 		if got := math.Float32frombits(uint32(gather(c.order, b))); got != float32(want) {
 			t.Errorf("%v became %v", v, got)
 		}
+	}
+}
+
+func TestAnAnalogValueHasTheDecimalsThatMeanSomething(t *testing.T) {
+	for _, c := range []struct {
+		from, to [2]float64
+		raw      uint16
+		want     float64
+	}{
+		{[2]float64{0, 27648}, [2]float64{0, 10}, 3319, 1.20045},
+		{[2]float64{0, 27648}, [2]float64{0, 10}, 27648, 10},
+		{[2]float64{0, 32767}, [2]float64{4, 20}, 1, 4.00049},
+		{[2]float64{0, 3}, [2]float64{0, 1000}, 1, 333},
+		{[2]float64{0, 4096}, [2]float64{0, 1}, 1, 0.000244140625}, // ends by itself
+	} {
+		codec := newCodec(reg(Uint16, straight(c.from, c.to)))
+		got, err := codec.decode([]byte{byte(c.raw >> 8), byte(c.raw)})
+		if err != nil || got != gateway.FloatValue(c.want) {
+			t.Errorf("%v..%v, raw %d: %v, want %v", c.from, c.to, c.raw, got, c.want)
+		}
+	}
+}
+
+func TestAnAnalogOutputTakesTheNearestStep(t *testing.T) {
+	codec := newCodec(reg(Uint16, straight([2]float64{0, 27648}, [2]float64{0, 10})))
+	got, err := codec.encode(gateway.FloatValue(3.3))
+	if raw := uint16(got[0])<<8 | uint16(got[1]); err != nil || raw != 9124 {
+		t.Errorf("3.3 is written as %d, %v; 9123.84 is nearest to 9124", raw, err)
+	}
+	if _, err := codec.encode(gateway.FloatValue(30)); !errors.Is(err, gateway.ErrRange) {
+		t.Errorf("30 on a scale that a register ends at 23.7: %v", err)
 	}
 }
 

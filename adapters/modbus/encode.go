@@ -105,10 +105,11 @@ func (c codec) words() string {
 }
 
 // integerBits accepts a raw number that is an integer, or whose nearest integer reads back as v: a
-// line such as 1/3 has no exact decimals.
+// line such as 1/3 has no exact decimals. A Linear point is an analog value, of which everybody
+// expects the nearest step.
 func (c codec) integerBits(v gateway.Value, raw *big.Rat) (uint64, error) {
 	n := nearest(raw)
-	if !raw.IsInt() {
+	if !raw.IsInt() && c.p.Linear == nil {
 		back := c.line.of(new(big.Rat).SetInt(n))
 		if f, _ := v.Number(); f != back {
 			return 0, fmt.Errorf("%w: the register cannot hold %s, the nearest is %s", gateway.ErrRange, v, gateway.FloatValue(back))

@@ -191,7 +191,7 @@ func TestProbesOfDeadUnitsDoNotEndTheConnectionOfALivingOne(t *testing.T) {
 			cfg.Devices = append(cfg.Devices, Device{Name: name, Unit: uint8(u), Offline: offline(2, 2*time.Second, 4*time.Second), Points: points(name, Holding, time.Second, 1)})
 		}
 		run(t, cfg, f)
-		pass(time.Minute)
+		pass(5 * time.Minute) // until it is known who is silent
 		before := f.conns()
 		pass(time.Hour)
 		if n := f.conns(); n != before {

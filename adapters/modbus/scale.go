@@ -17,7 +17,13 @@ type line struct {
 	// value = (raw·num + off) / den, exact in integers for |raw| <= most; most is 0 if they do not fit.
 	num, off, den int64
 	most          int64
+	// digits after the point tell neighbouring raw numbers of a Linear apart, and one more; exact
+	// where the line has decimals of its own.
+	digits int
 }
+
+// exactDigits leaves a value as it is.
+const exactDigits = -1
 
 // lineOf is the line that a point asks for. Scale 0 is taken for 1.
 func lineOf(p Point) line {
@@ -32,9 +38,39 @@ func lineOf(p Point) line {
 	if a.Sign() == 0 && p.Linear == nil {
 		a.SetInt64(1)
 	}
-	l := line{a: a, b: b, unit: b.Sign() == 0 && a.Cmp(big.NewRat(1, 1)) == 0}
+	l := line{a: a, b: b, digits: exactDigits, unit: b.Sign() == 0 && a.Cmp(big.NewRat(1, 1)) == 0}
+	if p.Linear != nil && a.Sign() != 0 && !terminates(a.Denom()) {
+		step, _ := new(big.Rat).Abs(a).Float64()
+		l.digits = max(0, 1+int(math.Ceil(-math.Log10(step))))
+	}
 	l.shortcut()
 	return l
+}
+
+// terminates tells whether a fraction with this denominator, in lowest terms, has an end as a decimal.
+func terminates(denominator *big.Int) bool {
+	d := new(big.Int).Set(denominator)
+	for _, prime := range []int64{2, 5} {
+		p, rest := big.NewInt(prime), new(big.Int)
+		for q := new(big.Int); ; d.Set(q) {
+			if q.QuoRem(d, p, rest); rest.Sign() != 0 {
+				break
+			}
+		}
+	}
+	return d.IsInt64() && d.Int64() == 1
+}
+
+// shown is a value of an integer raw number with the decimals that mean something.
+func (l line) shown(f float64) float64 {
+	if l.digits == exactDigits || !finite(f) {
+		return f
+	}
+	short, err := strconv.ParseFloat(strconv.FormatFloat(f, 'f', l.digits, 64), 64)
+	if err != nil {
+		return f
+	}
+	return short
 }
 
 // shortcut brings a and b over one denominator, if all of it fits.
