@@ -28,9 +28,8 @@ type protocol struct {
 
 // protocol reads the protocol's keys of a modbus section.
 func (s section) protocol() protocol {
-	var p protocol
+	p := protocol{counted: s.has("addressing") || s.misspelt["addressing"]}
 	if n, ok := s.get("addressing"); ok {
-		p.counted = true
 		switch word, _ := n.word("zero", "one", "modicon"); word {
 		case "zero":
 			p.counting = fromZero

@@ -83,7 +83,7 @@ func (d *draft) readModbus(s section, dev *device, prof *profile) {
 	dev.link = d.linkOf(part)
 	dev.unit, dev.placed = part.unit()
 	dev.placed = dev.placed && dev.link != nil
-	if !dev.protocol.counted && !dev.partial {
+	if !dev.protocol.counted && !dev.partial && !s.misspelt["profile"] {
 		part.lacks("addressing", "E005", "device %s does not say how its manual counts registers; add addressing: zero (the first register is 0), one (the first register is 1) or modicon (40001)", quote(dev.name))
 	}
 }
@@ -96,7 +96,7 @@ func (d *draft) profileOf(s section, dev *device) *profile {
 	}
 	name, ok := n.text()
 	p := d.profiles[name]
-	dev.profile, dev.partial = n, p == nil
+	dev.profile, dev.partial = n, p == nil || len(p.points) == 0
 	if ok && p == nil {
 		n.complain("E071", "profile %s is not defined%s", quote(name), didYouMean(name, slices.Sorted(maps.Keys(d.profiles))))
 	}
@@ -155,7 +155,7 @@ func (s section) replaced(own []field, prof *profile) map[string]bool {
 	}
 	names := map[string]bool{}
 	for _, f := range own {
-		if prof == nil || !slices.Contains(prof.names, f.name) {
+		if prof == nil || !prof.has[f.name] {
 			continue
 		}
 		names[f.name] = true
@@ -202,7 +202,7 @@ func (n node) among(prof *profile, unknown bool) map[string]bool {
 	items, _ := n.items()
 	for _, item := range items {
 		name, ok := item.text()
-		if ok && !slices.Contains(prof.names, name) {
+		if ok && !prof.has[name] {
 			item.complain("E084", "profile %s has no point %s%s", quote(prof.name), quote(name), didYouMean(name, prof.names))
 		}
 		names[name] = true

@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	yaml "go.yaml.in/yaml/v4"
+
+	gateway "iothub-gateway"
 )
 
 var wantLine = regexp.MustCompile(`(?m)^# want (\d+:\d+ [EW]\d{3})$`)
@@ -176,5 +179,80 @@ func TestSuggestionsAreOneOrTwoLettersAway(t *testing.T) {
 		if got := distance(c.a, c.b); got != c.want || distance(c.b, c.a) != c.want {
 			t.Errorf("%q to %q: %d, want %d", c.a, c.b, got, c.want)
 		}
+	}
+}
+
+// keysOf lists the keys of a tree that the file's form fixes.
+func keysOf(n *yaml.Node) []*yaml.Node {
+	known := map[string]bool{}
+	for _, p := range places() {
+		for _, key := range p.keys() {
+			known[key] = true
+		}
+	}
+	var keys []*yaml.Node
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && known[c.Value] {
+			keys = append(keys, c)
+		}
+		keys = append(keys, keysOf(c)...)
+	}
+	return keys
+}
+
+// A misspelt key is one mistake: it is found where it stands, and what is then missing is not reported
+// as well, but for what other parts of the file lose with it.
+func TestEachMisspeltKeyOfTheExampleIsOneFinding(t *testing.T) {
+	others := []string{"links", "profiles", "identity", "device", "enum"}
+	var root yaml.Node
+	if err := yaml.Load(gateway.ExampleMapping(), &root); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(gateway.ExampleMapping()), "\n")
+	keys := keysOf(&root)
+	if len(keys) < 150 {
+		t.Fatalf("only %d keys in the example", len(keys))
+	}
+	for _, key := range keys {
+		line := []rune(lines[key.Line-1])
+		wrong := string(line[:key.Column-1]) + key.Value + "x" + string(line[key.Column-1+len(key.Value):])
+		damaged := slices.Clone(lines)
+		damaged[key.Line-1] = wrong
+		_, found := Parse("f", []byte(strings.Join(damaged, "\n")))
+		place := fmt.Sprintf("%d:%d E003", key.Line, key.Column)
+		if !slices.Contains(brief(found), place) || len(found) > 1 && !slices.Contains(others, key.Value) {
+			t.Errorf("%s: found %v, want %s", wrong, found, place)
+			continue
+		}
+		i := slices.Index(brief(found), place)
+		if !strings.Contains(found[i].Message, "(did you mean "+key.Value+"?)") || found[i].Source != wrong {
+			t.Errorf("%v", found[i])
+		}
+	}
+}
+
+func TestEachKeyOfTheExampleThatIsGivenTwiceIsOneFinding(t *testing.T) {
+	var root yaml.Node
+	if err := yaml.Load(gateway.ExampleMapping(), &root); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(gateway.ExampleMapping()), "\n")
+	tried := 0
+	for _, key := range keysOf(&root) {
+		line := []rune(lines[key.Line-1])
+		if before := string(line[:key.Column-1]); !strings.HasSuffix(before, "{ ") && !strings.HasSuffix(before, ", ") {
+			continue // not in a map of one line
+		}
+		tried++
+		damaged := slices.Clone(lines)
+		damaged[key.Line-1] = string(line[:key.Column-1]) + key.Value + ": 7, " + string(line[key.Column-1:])
+		_, found := Parse("f", []byte(strings.Join(damaged, "\n")))
+		place := fmt.Sprintf("%d:%d E002", key.Line, key.Column+len(key.Value)+5)
+		if !slices.Contains(brief(found), place) {
+			t.Errorf("%s: found %v, want %s", damaged[key.Line-1], found, place)
+		}
+	}
+	if tried < 100 {
+		t.Errorf("only %d keys tried", tried)
 	}
 }

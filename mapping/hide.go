@@ -22,8 +22,9 @@ var (
 	keyText = regexp.MustCompile(`[A-Za-z0-9+/]{20,}={1,2}`)
 	// accessText is the secret part of a connection string or token of the hub.
 	accessText = regexp.MustCompile(`SharedAccess[A-Za-z]*[= ]\S+`)
-	// keyField is what follows the name of a secret in a line that YAML could not read.
-	keyField = regexp.MustCompile(`(?i)(?:key|secret|password|token|signature)["']?\s*[:=]\s*(.*)`)
+	// keyField is the name of a secret and, if one follows, the start of a reference, in a line that
+	// YAML could not read.
+	keyField = regexp.MustCompile(`(?i)(?:key|secret|password|token|signature)["']?\s*[:=]\s*(["']?(?:file|env|credential):)?`)
 )
 
 // hideKeys replaces what looks like a key by asterisks, one for each character.
@@ -40,11 +41,11 @@ func hideKeys(text string) string {
 func hideUnparsed(lines []string) []span {
 	var spans []span
 	for i := 0; i < len(lines); i++ {
-		found := keyField.FindStringSubmatchIndex(lines[i])
-		if found == nil || reference(strings.Trim(lines[i][found[2]:], `"' `)) {
+		start := unreferenced(lines[i])
+		if start < 0 {
 			continue
 		}
-		hidden := span{from: position{i + 1, 1 + utf8.RuneCountInString(lines[i][:found[2]])}}
+		hidden := span{from: position{i + 1, 1 + utf8.RuneCountInString(lines[i][:start])}}
 		for depth := indent(lines[i]); i+1 < len(lines) && (strings.TrimSpace(lines[i+1]) == "" || indent(lines[i+1]) > depth); {
 			i++
 		}
@@ -52,6 +53,18 @@ func hideUnparsed(lines []string) []span {
 		spans = append(spans, hidden)
 	}
 	return spans
+}
+
+// unreferenced is where in a line the first secret begins that is no reference; -1 if there is none.
+// Of a line that is too long to be shown only its end counts, for what stands below it.
+func unreferenced(line string) int {
+	skipped := max(0, len(line)-utf8.UTFMax*widestSource)
+	for _, found := range keyField.FindAllStringSubmatchIndex(line[skipped:], -1) {
+		if found[2] < 0 {
+			return skipped + found[1]
+		}
+	}
+	return -1
 }
 
 func indent(line string) int { return len(line) - len(strings.TrimLeft(line, " \t")) }

@@ -63,6 +63,10 @@ func (n node) endpoint() (string, bool) {
 		return "", false
 	}
 	host, port, err := net.SplitHostPort(text)
+	if err != nil && strings.Count(text, ":") > 1 {
+		n.complain("E040", "%s: an IPv6 address stands in brackets, with the port behind: [fd00::7]:502", quote(text))
+		return "", false
+	}
 	if err != nil {
 		n.complain("E040", "%s has no port; Modbus/TCP uses 502: write %s:502", quote(text), strings.TrimSuffix(text, ":"))
 		return "", false

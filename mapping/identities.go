@@ -159,7 +159,7 @@ func (o *owner) readProperties(n node) {
 		case strings.HasPrefix(f.name, "$.") || strings.HasPrefix(key, "iothub-"):
 			f.refuse("E078", "property %s: names that begin with $. or iothub- belong to the hub; use another name", quote(f.name))
 		case again && (other.yaml.Value != value || other.label != f.name):
-			f.complain("E078", "property %s of %s has another value on line %d; keep one", quote(f.name), o.identity.ID, other.at.line)
+			f.complain("E078", "property %s of %s has another value or spelling on line %d; keep one", quote(f.name), o.identity.ID, other.at.line)
 		case !again:
 			o.property[key] = f.node
 			o.identity.Properties = append(o.identity.Properties, gateway.Property{Name: f.name, Value: value})

@@ -62,7 +62,9 @@ func parse(name string, data []byte, most int) (*Plant, Findings) {
 
 // tree parses data into the nodes of its one document, or reports why that is impossible.
 func (r *reader) tree(data []byte) *yaml.Node {
-	if !r.plainText() {
+	if at, problem := r.plainText(); problem != "" {
+		r.hidden = hideUnparsed(r.lines)
+		r.report(at, "E006", "%s", problem)
 		return nil
 	}
 	root, extra, err := compose(data)
@@ -71,39 +73,37 @@ func (r *reader) tree(data []byte) *yaml.Node {
 		r.hidden = hideUnparsed(r.lines)
 		r.syntax(err)
 		return nil
+	case extra != nil:
+		r.hidden = hideUnparsed(r.lines)
+		r.report(position{extra.Line, extra.Column}, "E006", "a second YAML document starts here; one file holds one mapping, drop the line ---")
+		return nil
 	case root == nil || len(root.Content) == 0:
 		r.report(position{1, 1}, "E008", "the file is empty; start with version: 1, hub: and devices:")
 		return nil
 	}
 	r.hidden = secretsOf(root, r.lines)
-	if extra != nil {
-		r.report(position{extra.Line, extra.Column}, "E006", "a second YAML document starts here; one file holds one mapping, drop the line ---")
-		return nil
-	}
 	if !r.aliases(root) {
 		return nil
 	}
 	return root.Content[0]
 }
 
-// plainText refuses what is not text, and line ends that YAML counts and editors do not.
-func (r *reader) plainText() bool {
+// plainText finds what is not text, or a line end to YAML and not to editors; "" if there is none.
+func (r *reader) plainText() (at position, problem string) {
 	for i, line := range r.lines {
 		column := 0
 		for j, c := range line {
 			column++
-			at := position{i + 1, column}
+			at = position{i + 1, column}
 			if c == utf8.RuneError && !strings.HasPrefix(line[j:], "\ufffd") {
-				r.report(at, "E006", "this is not UTF-8 text; save the file as UTF-8")
-				return false
+				return at, "this is not UTF-8 text; save the file as UTF-8"
 			}
 			if c < ' ' && c != '\t' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029' || c == '\ufeff' || c == '\ufffe' || c == '\uffff' {
-				r.report(at, "E006", "the character U+%04X cannot stand in a mapping; delete it", c)
-				return false
+				return at, fmt.Sprintf("the character U+%04X cannot stand in a mapping; delete it", c)
 			}
 		}
 	}
-	return true
+	return at, ""
 }
 
 // compose runs the YAML parser. It turns a panic of the parser into an error: the file is input.

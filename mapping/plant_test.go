@@ -325,6 +325,8 @@ func TestWhatAPointMeansIsRead(t *testing.T) {
 		"at: holding 3, type: string(7), order: badc, poll: startup":                        "d/x holding 3 bit -1 string(7) badc *1+0 poll 0s",
 		"at: holding 4, type: uint64, order: cdabghef":                                      "d/x holding 4 bit -1 uint64(0) cdabghef *1+0 poll 1s",
 		"at: holding 5, type: bool":                                                         "d/x holding 5 bit -1 bool(0) abcd *1+0 poll 1s",
+		"at: \"holding 6.13\"":                                                              "d/x holding 6 bit 13 bool(0) abcd *1+0 poll 1s",
+		"at: \"%MW6.11\"":                                                                   "d/x holding 6 bit 11 bool(0) abcd *1+0 poll 1s",
 		"at: holding 6.12":                                                                  "d/x holding 6 bit 12 bool(0) abcd *1+0 poll 1s",
 		"at: holding 7, bit: 0, type: bool":                                                 "d/x holding 7 bit 0 bool(0) abcd *1+0 poll 1s",
 		"at: discrete 8, enum: { 0: open, 1: shut }":                                        "d/x discrete 8 bit -1 bool(0) abcd *1+0 poll 1s enum [{0 open} {1 shut}] flags [] na []",
@@ -400,5 +402,31 @@ func TestMethodsWritePointsOrReadThem(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, plant.Methods, cmp.Comparer(func(a, b gateway.Value) bool { return a == b })); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestIdsMustSuitTheHubAndItsTopics(t *testing.T) {
+	const rest = "sas_key: env:K }, modbus: { tcp: h:502, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } } }\n"
+	for _, id := range []string{"a", "press-4", "A.b_c*?!(d):=@$'", strings.Repeat("x", 128)} {
+		plant := check(t, head+"devices: { d: { identity: { device: \""+id+"\", module: m, "+rest)
+		if plant == nil || plant.Identities[0].ID != gateway.IdentityID(id+"/m") {
+			t.Errorf("%q: %+v", id, plant)
+		}
+	}
+	for _, id := range []string{"a/b", "a#", "a+b", "100%", "a b", "kühler", strings.Repeat("x", 129)} {
+		check(t, head+"devices: { d: { identity: { device: \""+id+"\", "+rest, "3:37 E076")
+	}
+}
+
+func TestMethodNamesMustSuitTheHubAndItsTopics(t *testing.T) {
+	plant := func(name string) string {
+		return head + "devices: { d: { identity: { device: d, sas_key: env:K }, modbus: { tcp: h:502, unit: 1, addressing: zero }, points: { x: { at: coil 0 } }, methods: { " +
+			name + ": { read: [x] } } } }\n"
+	}
+	for _, name := range []string{"setSpeed", "look.now", "a-b_c", "go!"} {
+		check(t, plant(name))
+	}
+	for _, name := range []string{"a b", "a/b", "a+b", "a#b", "a$", "(a)", "a@b", "a,b", "a:b", "a=b", "ä", "{a}", "a%20"} {
+		check(t, plant("'"+name+"'"), "3:151 E077")
 	}
 }

@@ -6,6 +6,7 @@ type profile struct {
 	protocol protocol
 	points   []field
 	names    []string
+	has      map[string]bool // the names
 }
 
 func (d *draft) readProfiles(n node) {
@@ -13,7 +14,7 @@ func (d *draft) readProfiles(n node) {
 	for _, f := range n.fields("E001") {
 		legal := f.named()
 		s := f.section(inProfile)
-		p := &profile{name: f.name}
+		p := &profile{name: f.name, has: map[string]bool{}, protocol: protocol{counted: s.misspelt["modbus"]}}
 		if n, ok := s.get("source"); ok {
 			n.text()
 		}
@@ -38,7 +39,7 @@ func (d *draft) checkProfile(p *profile, list node) {
 	dev := &device{name: p.name, protocol: p.protocol.over(builtInProtocol()), cadence: builtInCadence()}
 	var points []*point
 	for _, f := range p.points {
-		p.names = append(p.names, f.name)
+		p.names, p.has[f.name] = append(p.names, f.name), true
 		points = append(points, d.readPoint(f, dev, dev.protocol.counting))
 	}
 	doubtUnits(list, p.name, points)

@@ -40,10 +40,13 @@ func TestASecretInTheFileIsNeverShown(t *testing.T) {
 		head + "sas_key: SECRET\n",
 		head + "devices:\n  a:\n    sas_key: SECRET\n" + device,
 		head + "devices:\n  a:\n    identity: { device: a, sas_key: SECRET, device: [ }\n",
+		head + "devices:\n  a:\n    identity: { device: a, sas_key: file:x, private_key: SECRET, device: [ }\n",
 		head + "devices:\n  a:\n    identity:\n      sas_key: SECRET\n     device: x\n",
 		head + "devices:\n  a:\n    identity:\n      sas_key: >-\n        SECRET\n\tdevice: x\n",
 		head + "devices:\n  a:\n    identity:\n      sas_key: SECRET\n      password: @SECRET\n",
 		head + "devices:\n  a:\n    identity: { device: a, sas_key: *SECRET }\n",
+		head + "devices:\n  a:\n    identity: { device: a, sas_key: SECRET\x01 }\n",
+		head + "--- { sas_key: SECRET }\n",
 		head + "devices:\n  a:\n    identity: { device: a, sas_key: credential:../SECRET }\n" + device,
 	} {
 		for _, secret := range []string{marker, spilled} {

@@ -35,7 +35,7 @@ func (p *point) readType() {
 		p.typed = true
 	case given:
 		p.typed = understood
-	case p.placed && !p.has("bit"):
+	case p.placed && !p.has("bit") && !p.misspelt["bit"]:
 		p.lacks("type", "E128", "point %s has no type; add type: int16, uint16, int32, uint32, float32 ..., or bit: 0 to 15 for one bit of the register", quote(p.name))
 	}
 }
