@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/dial"
 )
 
 // Defaults of Config, for fields left at zero.
@@ -37,7 +37,7 @@ const (
 // Config is what all connections share.
 type Config struct {
 	// Dial opens one guarded connection to the hub (dial.Hub).
-	Dial func(ctx context.Context) (net.Conn, error)
+	Dial func(ctx context.Context) (*dial.Conn, error)
 	// QueueID is the buffer's id; with a lane's sequence it makes message ids that never repeat.
 	QueueID string
 	// Window is how many messages of one identity may be in flight.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -54,7 +53,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.cfg = Config{
 		QueueID: queue.ID(), ConnectRate: 1000, RetryMost: 50 * time.Millisecond, Log: zerolog.Nop(),
-		Dial: func(ctx context.Context) (net.Conn, error) {
+		Dial: func(ctx context.Context) (*dial.Conn, error) {
 			return dial.Hub(ctx, dial.Config{Address: hub.MQTTAddr(), ServerName: "localhost", Roots: hub.CAPool(), WriteTimeout: 2 * time.Second, MaxPacket: 1 << 20})
 		},
 	}

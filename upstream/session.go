@@ -13,14 +13,16 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/dial"
 )
 
 const (
 	keepAlive      = 240 * time.Second // below the hub's 1177 s, above what mobile networks forbid (CON-42)
 	pingTimeout    = 15 * time.Second
 	connectTimeout = 20 * time.Second
-	commandBacklog = 64  // commands in work per identity; the bridge answers 429 long before
-	disconnectWait = 250 // milliseconds for the DISCONNECT to be written
+	commandBacklog = 64       // commands in work per identity; the bridge answers 429 long before
+	disconnectWait = 250      // milliseconds for the DISCONNECT to be written
+	keptBuffer     = 64 << 10 // a sender's buffer beyond this is not kept
 )
 
 var (
@@ -36,21 +38,16 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("the hub refused the connection: %v (code %d)", packets.ConnErrors[e.code], e.code)
 }
 
-// sent is one message in flight.
-type sent struct {
-	seq   uint64
-	token mqtt.Token
-}
-
 // session is one connection of one identity, from CONNECT to its loss.
 type session struct {
 	*link
 	client   mqtt.Client
+	conn     *dial.Conn
 	commands context.Context // what direct methods run under: they may outlive the connection
 	ctx      context.Context // ends, with a cause, when the connection is no more
 	lose     context.CancelCauseFunc
-	slots    chan struct{} // one element a message in flight
-	inflight chan sent     // in the order sent; closed when the sender has ended
+	flight   *flight
+	drained  chan struct{} // closed when the sender has ended and nothing is in flight
 }
 
 // noStore keeps paho from remembering messages: a token that it completes from memory after a loss
@@ -72,7 +69,7 @@ func (l *link) serve(ctx, commands context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &session{link: l, commands: commands, slots: make(chan struct{}, l.pool.cfg.Window), inflight: make(chan sent, l.pool.cfg.Window)}
+	s := &session{link: l, commands: commands, flight: newFlight(l.pool.cfg.Window), drained: make(chan struct{})}
 	s.ctx, s.lose = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.lose(nil)
 	if err := s.connect(ctx, login); err != nil {
@@ -83,13 +80,13 @@ func (l *link) serve(ctx, commands context.Context) error {
 
 	sending, stop := context.WithCancel(s.ctx)
 	defer stop()
-	// The link waits for the sender at its end, not here: after a loss it can be held up in the
-	// library for a write timeout, and the next connection need not wait for that.
+	// The link waits for the sender at its end, not here: the next connection need not wait until
+	// the sender has noticed the loss of this one.
 	l.work.Go(func() {
-		defer close(s.inflight)
 		s.send(sending)
+		s.drain()
 	})
-	return s.collect(ctx, stop, renewIn(time.Until(login.Expires), l.random()))
+	return s.supervise(ctx, stop, renewIn(time.Until(login.Expires), l.random()))
 }
 
 // renewIn is when to renew a token that holds for life: between 75 and 85 % of it, so that thousands
@@ -102,7 +99,7 @@ func renewIn(life time.Duration, r float64) time.Duration {
 func (s *session) connect(ctx context.Context, login identity.Login) error {
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	var conn net.Conn
+	keep := func() bool { return true } // lets the connection outlive dialing
 	opts := mqtt.NewClientOptions().
 		AddBroker("tls://hub"). // only a scheme that paho knows; the connection is ours
 		SetClientID(login.ClientID).SetUsername(login.Username).SetPassword(login.Password.Reveal()).
@@ -114,20 +111,21 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 		SetDefaultPublishHandler(s.receive).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lose(fmt.Errorf("connection lost: %w", err)) }).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			var err error
-			conn, err = s.pool.cfg.Dial(dialing)
-			return conn, err
+			conn, err := s.pool.cfg.Dial(dialing)
+			if err != nil {
+				return nil, err
+			}
+			conn.Acks(s.acknowledge)
+			s.conn = conn
+			keep = context.AfterFunc(dialing, func() { _ = conn.Close() })
+			return conn, nil
 		})
 	s.client = mqtt.NewClient(opts)
 	token := s.client.Connect()
 	select {
 	case <-token.Done():
 	case <-dialing.Done():
-		// The library bounds its own wait for the CONNACK; closing what was dialled ends it at once.
-		s.client.Disconnect(0)
-		if conn != nil {
-			_ = conn.Close()
-		}
+		// A connection that is there already has been closed by now, which ends the library's wait.
 		<-token.Done()
 		return fmt.Errorf("connecting: %w", dialing.Err())
 	}
@@ -137,7 +135,14 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 		}
 		return fmt.Errorf("connecting: %w", err)
 	}
-	return s.subscribe(methodFilter)
+	if !keep() {
+		return fmt.Errorf("connecting: %w", context.Cause(dialing))
+	}
+	if err := s.subscribe(methodFilter); err != nil {
+		s.client.Disconnect(disconnectWait)
+		return err
+	}
+	return nil
 }
 
 // subscribe asks for one filter at QoS 0 and looks at what was granted: the library reports a refusal
@@ -163,113 +168,105 @@ func (s *session) subscribe(filter string) error {
 }
 
 // send publishes the lane's entries in order, at most a window ahead of the acknowledgements, until
-// ctx ends or the connection does.
+// ctx ends or the connection does. It writes past the library: what a window takes leaves in one piece.
 func (s *session) send(ctx context.Context) {
-	var topic []byte
+	var topic, packets []byte
 	for after := s.acked.Load(); ; {
-		entries, err := s.member.Lane.Next(ctx, after, s.pool.cfg.Window)
+		free := s.flight.free()
+		if free == 0 {
+			select {
+			case <-s.flight.room:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		entries, err := s.member.Lane.Next(ctx, after, free)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.lose(err)
 			}
 			return
 		}
+		packets = packets[:0]
+		now := time.Now()
 		for i := range entries {
-			select {
-			case s.slots <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
 			e := &entries[i]
 			topic = appendMessageTopic(topic[:0], s.events, messageID(s.pool.cfg.QueueID, e.Seq), &e.Telemetry)
-			s.inflight <- sent{e.Seq, s.client.Publish(string(topic), 1, false, e.Telemetry.Body)}
+			packets = appendPublish(packets, topic, s.flight.add(e.Seq, now), e.Telemetry.Body)
 			s.noteSent(e.Seq)
 			after = e.Seq
+		}
+		if _, err := s.conn.Write(packets); err != nil {
+			s.lose(fmt.Errorf("publishing: %w", err))
+			return
+		}
+		if cap(packets) > keptBuffer {
+			packets = nil
 		}
 	}
 }
 
-// collect takes the acknowledgements in the order of sending and releases the queue's entries. stop
-// ends the sender; it is called when ctx ends or after renewal has come due.
-func (s *session) collect(ctx context.Context, stop func(), renewal time.Duration) error {
-	renew := time.NewTimer(renewal)
-	defer renew.Stop()
-	late := time.NewTimer(s.pool.cfg.AckTimeout)
-	defer late.Stop()
-	stopping := ctx.Done()
-	var drained <-chan time.Time
-	var reason error
-	var head *sent
+// drain waits until nothing is in flight any more, or the connection is lost.
+func (s *session) drain() {
 	for {
-		incoming, acked := s.inflight, (<-chan struct{})(nil)
-		if head != nil {
-			incoming, acked = nil, head.token.Done()
+		if _, some := s.flight.waiting(); !some {
+			close(s.drained)
+			return
 		}
 		select {
-		case m, more := <-incoming:
-			if !more {
-				return firstOf(reason, context.Cause(s.ctx))
-			}
-			head = &m
-			late.Reset(s.pool.cfg.AckTimeout)
-			continue
-		case <-acked:
-			if err := head.token.Error(); err != nil {
-				return fmt.Errorf("publishing: %w", err)
-			}
-			s.acknowledge(head.seq)
-			head = nil
-			continue
+		case <-s.flight.room:
 		case <-s.ctx.Done():
-			s.sweep(head)
+			return
+		}
+	}
+}
+
+// acknowledge releases the queue's entry that a PUBACK is about. It is called on the goroutine that
+// reads the connection.
+func (s *session) acknowledge(id uint16) {
+	seq, err := s.flight.ack(id, time.Now())
+	if err != nil {
+		s.lose(err)
+		return
+	}
+	s.member.Lane.Ack(seq)
+	s.noteAcked(seq)
+}
+
+// supervise waits for the end of the connection and says why it came. stop ends the sender; it is
+// called when ctx ends or the token is due, and what is in flight then has DrainTimeout to arrive.
+func (s *session) supervise(ctx context.Context, stop func(), renewal time.Duration) error {
+	renew := time.NewTimer(renewal)
+	defer renew.Stop()
+	look := time.NewTicker(max(s.pool.cfg.AckTimeout/4, time.Millisecond))
+	defer look.Stop()
+	stopping, drained, reason := ctx.Done(), (<-chan struct{})(nil), error(nil)
+	var late <-chan time.Time
+	for {
+		select {
+		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
-		case <-late.C:
-			if head != nil {
+		case <-drained:
+			return reason
+		case <-late:
+			return errDrain
+		case <-look.C:
+			if since, some := s.flight.waiting(); some && time.Since(since) > s.pool.cfg.AckTimeout {
 				return errAckTimeout
 			}
 			continue
-		case <-drained:
-			return errDrain
 		case <-renew.C:
-			reason = firstOf(reason, errRenew)
+			reason = errRenew
 		case <-stopping:
 			reason, stopping = ctx.Err(), nil
 		}
 		stop()
-		if drained == nil {
-			drained = time.After(s.pool.cfg.DrainTimeout)
+		drained = s.drained
+		if late == nil {
+			late = time.After(s.pool.cfg.DrainTimeout)
 		}
 	}
-}
-
-// sweep releases what was acknowledged before the connection went but not yet looked at.
-func (s *session) sweep(head *sent) {
-	for head != nil {
-		select {
-		case <-head.token.Done():
-		default:
-			return
-		}
-		if head.token.Error() != nil {
-			return
-		}
-		s.acknowledge(head.seq)
-		select {
-		case m, more := <-s.inflight:
-			if !more {
-				return
-			}
-			head = &m
-		default:
-			return
-		}
-	}
-}
-
-func (s *session) acknowledge(seq uint64) {
-	s.member.Lane.Ack(seq)
-	s.noteAcked(seq)
-	<-s.slots
 }
 
 // receive is called on the library's own goroutine, which must never wait: a command is handed to a
@@ -299,13 +296,4 @@ func (s *session) answer(c gateway.Command, rid string) {
 	case <-token.Done():
 	case <-s.ctx.Done():
 	}
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

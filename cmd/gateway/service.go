@@ -150,7 +150,7 @@ func credentialsOf(cfg serviceConfig) ([]upstream.Credential, error) {
 }
 
 // hubDialer opens connections to the plant's hub.
-func hubDialer(cfg serviceConfig) func(context.Context) (net.Conn, error) {
+func hubDialer(cfg serviceConfig) func(context.Context) (*dial.Conn, error) {
 	hub := cfg.plant.Hub
 	webSocket := hub.Transport == "websocket"
 	address := cfg.hubAddress
@@ -169,7 +169,7 @@ func hubDialer(cfg serviceConfig) func(context.Context) (net.Conn, error) {
 		Address: address, ServerName: hub.Host, Roots: cfg.roots, WebSocket: webSocket,
 		WriteTimeout: upstream.DefaultWriteTimeout, MaxPacket: maxPacket,
 	}
-	return func(ctx context.Context) (net.Conn, error) { return dial.Hub(ctx, target) }
+	return func(ctx context.Context) (*dial.Conn, error) { return dial.Hub(ctx, target) }
 }
 
 // trustedRoots reads the mapping's hub.trust; nil means the system's certificates.

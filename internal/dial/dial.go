@@ -1,7 +1,8 @@
 // Package dial opens the connection below one MQTT session: TLS 1.2 or better on TCP (8883), or the
 // same inside a WebSocket (443). It promises that nothing on the connection can hang or swell without
 // a bound: every write has a deadline, unacknowledged data is given up by the kernel, and a packet
-// that announces more than it may is refused before anybody allocates for it.
+// that announces more than it may is refused before anybody allocates for it. An MQTT library speaks
+// over it; the telemetry of its user goes past the library, on the same connection.
 package dial
 
 import (
@@ -38,7 +39,7 @@ const (
 )
 
 // Hub connects, shakes hands and returns the guarded connection. ctx bounds the whole of it.
-func Hub(ctx context.Context, cfg Config) (net.Conn, error) {
+func Hub(ctx context.Context, cfg Config) (*Conn, error) {
 	var conn net.Conn
 	var err error
 	if cfg.WebSocket {

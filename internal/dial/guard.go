@@ -1,24 +1,40 @@
 package dial
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"time"
 )
 
-// MQTT control packet types that the guard looks into (MQTT 3.1.1 section 2.2.1).
+// MQTT control packet types that the connection looks into (MQTT 3.1.1 section 2.2.1).
 const (
 	typeConnack = 2
 	typeSuback  = 9
+	puback      = 0x40 // first byte of a PUBACK, which is always 4 bytes long
+	pubackSize  = 4
 )
 
-// guarded is a connection whose incoming MQTT framing is followed byte by byte. Only the goroutine
-// that reads touches the framing state.
-type guarded struct {
+// FirstOwnID is the lowest packet id of publishes that its user writes past the MQTT library: their
+// PUBACKs go to Acks' function, all others to the library, which counts its ids from 1.
+const FirstOwnID = 0x8000
+
+// inputSize is what is read at a time. It is held by idle connections too.
+const inputSize = 512
+
+// Conn is a connection to a hub that an MQTT library reads and writes, guarded, and whose user may
+// publish on it past the library. Reads come from one goroutine at a time; writes from any, each a
+// whole number of packets.
+type Conn struct {
 	net.Conn
 	out       *writer
 	maxPacket int
+	acked     func(id uint16)
 
+	// The rest belongs to the goroutine that reads.
+	input   [inputSize]byte
+	from    int // input[from:to] has been received and not given out
+	to      int
 	kind    byte // type of the packet in progress
 	field   int  // 0: type byte, 1..4: length bytes, 5: content
 	length  int
@@ -26,84 +42,128 @@ type guarded struct {
 	failure error
 }
 
-// Guard sends writes together where they come together, puts a deadline on each, and refuses, before a reader sees it, a packet that announces
-// more than maxPacket bytes, a malformed length, a CONNACK code beyond 5, and a SUBACK for more than
-// one filter. The MQTT library above takes the third for success, allocates whatever the first says
-// and panics at the last.
-func Guard(conn net.Conn, writeTimeout time.Duration, maxPacket int) net.Conn {
-	return &guarded{Conn: conn, out: newWriter(conn, writeTimeout), maxPacket: maxPacket}
+// Guard sends writes together where they come together, puts a deadline on each, and refuses, before
+// a reader sees it, a packet that announces more than maxPacket bytes, a malformed length, a CONNACK
+// code beyond 5, and a SUBACK for more than one filter. The MQTT library above takes the third for
+// success, allocates whatever the first says and panics at the last.
+func Guard(conn net.Conn, writeTimeout time.Duration, maxPacket int) *Conn {
+	return &Conn{Conn: conn, out: newWriter(conn, writeTimeout), maxPacket: maxPacket, acked: func(uint16) {}}
 }
 
-// Write hands b to the writer.
-func (g *guarded) Write(b []byte) (int, error) { return g.out.Write(b) }
+// Acks makes f hear of each PUBACK whose id is FirstOwnID or more, in the order they come, on the
+// goroutine that reads; it must not wait. Call it before the first read.
+func (c *Conn) Acks(f func(id uint16)) { c.acked = f }
+
+// Write takes whole packets; they are sent within the write timeout, in order.
+func (c *Conn) Write(b []byte) (int, error) { return c.out.Write(b) }
 
 // SetWriteDeadline does nothing: every write has the guard's own.
-func (g *guarded) SetWriteDeadline(time.Time) error { return nil }
+func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
 
 // Close sends what waits, for a moment at most, and ends the connection.
-func (g *guarded) Close() error { return g.out.Close() }
+func (c *Conn) Close() error { return c.out.Close() }
 
-// Read reads at most what may pass: after a violation no byte of the packet is given out.
-func (g *guarded) Read(b []byte) (int, error) {
-	if g.failure != nil {
-		return 0, g.failure
+// Read gives out at most what may pass: after a violation no byte of the packet.
+func (c *Conn) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
 	}
-	n, err := g.Conn.Read(b)
-	if passed, bad := g.follow(b[:n]); bad != nil {
-		g.failure = bad
-		if passed > 0 {
-			return passed, nil
+	for c.failure == nil {
+		if n := c.pass(b); n > 0 {
+			return n, nil
 		}
-		return 0, bad
+		if c.failure == nil {
+			c.failure = c.fill()
+		}
 	}
-	return n, err
+	return 0, c.failure
 }
 
-// follow walks the framing over b; it returns how many bytes may pass and what is wrong with the next.
-func (g *guarded) follow(b []byte) (int, error) {
+// fill receives more, behind what is there already.
+func (c *Conn) fill() error {
+	c.to = copy(c.input[:], c.input[c.from:c.to])
+	c.from = 0
+	n, err := c.Conn.Read(c.input[c.to:])
+	c.to += n
+	if n > 0 {
+		return nil // an error comes again
+	}
+	if err == nil {
+		err = errors.New("the connection reads nothing")
+	}
+	return err
+}
+
+// pass gives the next bytes of what was received out to b, taking own PUBACKs out. It returns 0 if
+// more must be received, or after a violation.
+func (c *Conn) pass(b []byte) int {
+	for c.from < c.to {
+		in := c.input[c.from:c.to]
+		if c.field == 0 && in[0] == puback {
+			if len(in) < pubackSize {
+				return 0
+			}
+			if id := uint16(in[2])<<8 | uint16(in[3]); in[1] == pubackSize-2 && id >= FirstOwnID {
+				c.from += pubackSize
+				c.acked(id)
+				continue
+			}
+		}
+		n, err := c.follow(in[:min(len(in), len(b))])
+		c.failure = err
+		c.from += n
+		return copy(b, in[:n])
+	}
+	return 0
+}
+
+// follow walks the framing over b, to the end of a packet at most; it returns how many bytes may pass
+// and what is wrong with the next.
+func (c *Conn) follow(b []byte) (int, error) {
 	for i := 0; i < len(b); i++ {
 		switch {
-		case g.field == 0:
-			g.kind, g.length, g.field = b[i]>>4, 0, 1
-		case g.field <= 4:
-			g.length |= int(b[i]&0x7f) << (7 * (g.field - 1))
+		case c.field == 0:
+			c.kind, c.length, c.field = b[i]>>4, 0, 1
+		case c.field <= 4:
+			c.length |= int(b[i]&0x7f) << (7 * (c.field - 1))
 			if b[i]&0x80 != 0 {
-				if g.field++; g.field > 4 {
-					return i, fmt.Errorf("hub sent a malformed packet length")
+				if c.field++; c.field > 4 {
+					return i, errors.New("hub sent a malformed packet length")
 				}
 				continue
 			}
-			if err := g.announced(); err != nil {
+			if err := c.announced(); err != nil {
 				return i, err
 			}
-			if g.pending, g.field = g.length, 5; g.length == 0 {
-				g.field = 0
+			if c.pending, c.field = c.length, 5; c.length == 0 {
+				c.field = 0
+				return i + 1, nil
 			}
+		case c.kind == typeConnack && c.pending == 1 && b[i] > 5:
+			return i, fmt.Errorf("hub answered CONNECT with the unknown code %d", b[i])
 		default:
-			if g.kind == typeConnack && g.pending == 1 && b[i] > 5 {
-				return i, fmt.Errorf("hub answered CONNECT with the unknown code %d", b[i])
-			}
 			skip := 1
-			if g.kind != typeConnack {
-				skip = min(g.pending, len(b)-i)
+			if c.kind != typeConnack {
+				skip = min(c.pending, len(b)-i)
 			}
 			i += skip - 1
-			if g.pending -= skip; g.pending == 0 {
-				g.field = 0
+			if c.pending -= skip; c.pending == 0 {
+				c.field = 0
+				return i + 1, nil
 			}
 		}
 	}
 	return len(b), nil
 }
 
-func (g *guarded) announced() error {
+func (c *Conn) announced() error {
 	switch {
-	case g.length > g.maxPacket:
-		return fmt.Errorf("hub announced a packet of %d bytes; at most %d are accepted", g.length, g.maxPacket)
-	case g.kind == typeSuback && g.length != 3:
-		return fmt.Errorf("hub answered the subscription of one filter with %d codes", g.length-2)
-	case g.kind == typeConnack && g.length != 2:
-		return fmt.Errorf("hub sent a CONNACK of %d bytes", g.length)
+	case c.length > c.maxPacket:
+		return fmt.Errorf("hub announced a packet of %d bytes; at most %d are accepted", c.length, c.maxPacket)
+	case c.kind == typeSuback && c.length != 3:
+		return fmt.Errorf("hub answered the subscription of one filter with %d codes", c.length-2)
+	case c.kind == typeConnack && c.length != 2:
+		return fmt.Errorf("hub sent a CONNACK of %d bytes", c.length)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,24 +67,61 @@ func TestTheGuardStopsWhatTheLibraryAboveCannotBear(t *testing.T) {
 	}
 }
 
+// receive reads everything from a wire through a Conn whose buffers are filled n bytes at a time.
+func receive(wire []byte, n int) (passed []byte, own []uint16, err error) {
+	c := Guard(pieces{wire: &wire, n: n}, time.Second, 300)
+	c.Acks(func(id uint16) { own = append(own, id) })
+	passed, err = io.ReadAll(c)
+	return passed, own, err
+}
+
+// pieces is a connection that delivers n bytes at a time.
+type pieces struct {
+	net.Conn
+	wire *[]byte
+	n    int
+}
+
+func (p pieces) Read(b []byte) (int, error) {
+	if len(*p.wire) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, (*p.wire)[:min(p.n, len(*p.wire))])
+	*p.wire = (*p.wire)[n:]
+	return n, nil
+}
+
+func TestOwnAcknowledgementsAreTakenOutOfTheStreamInOrder(t *testing.T) {
+	theirs := []byte{0x40, 2, 0x00, 0x07}
+	publish := []byte{0x30, 6, 0, 1, 't', 0x40, 2, 0x80} // content that looks like an own PUBACK
+	var wire, want []byte
+	var ids []uint16
+	for i := range uint16(300) {
+		id := FirstOwnID + i*109
+		wire = append(wire, 0x40, 2, byte(id>>8), byte(id))
+		ids = append(ids, id)
+		for _, p := range [][]byte{theirs, publish, {0xd0, 0}}[:i%4] {
+			wire, want = append(wire, p...), append(want, p...)
+		}
+	}
+	for n := 1; n < 1200; n += 1 + n/7 {
+		passed, own, err := receive(bytes.Clone(wire), n)
+		if err != nil || !bytes.Equal(passed, want) || !slices.Equal(own, ids) {
+			t.Fatalf("in pieces of %d: %d bytes passed of %d, %d acknowledgements of %d, %v", n, len(passed), len(want), len(own), len(ids), err)
+		}
+	}
+}
+
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{0x20, 2, 0, 0}, 1)
 	f.Add([]byte{0x30, 0xff, 0xff, 0xff, 0x7f}, 3)
+	f.Add([]byte{0x40, 2, 0x80, 1, 0xd0, 0}, 2)
 	f.Fuzz(func(t *testing.T, wire []byte, n int) {
-		g := &guarded{maxPacket: 300}
 		n = max(1, n%16)
-		var passed int
-		for rest := wire; len(rest) > 0; {
-			k := min(n, len(rest))
-			got, err := g.follow(rest[:k])
-			if passed += got; err != nil {
-				break
-			}
-			rest = rest[k:]
-		}
-		whole := &guarded{maxPacket: 300}
-		if got, _ := whole.follow(wire); got != passed {
-			t.Fatalf("in one piece %d bytes pass, in pieces of %d it is %d", got, n, passed)
+		all, ids, err := receive(bytes.Clone(wire), len(wire)+1)
+		part, own, err2 := receive(bytes.Clone(wire), n)
+		if !bytes.Equal(all, part) || !slices.Equal(ids, own) || (err == nil) != (err2 == nil) {
+			t.Fatalf("in one piece %d bytes and %d acknowledgements pass (%v), in pieces of %d it is %d and %d (%v)", len(all), len(ids), err, n, len(part), len(own), err2)
 		}
 	})
 }

@@ -74,6 +74,9 @@ func (w *writer) send() {
 			_, err = w.conn.Write(batch)
 		}
 		w.mu.Lock()
+		if err != nil {
+			_ = w.conn.Close() // whoever reads must learn of it too
+		}
 		w.spare, w.failure = batch, err
 		w.changed.Broadcast()
 	}

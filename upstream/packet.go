@@ -1,0 +1,29 @@
+package upstream
+
+import "encoding/binary"
+
+// publishQoS1 is the first byte of a PUBLISH at QoS 1 without DUP and RETAIN (MQTT 3.1.1 section 3.3).
+// A repeat after a loss is a new publish of the same message id: the hub does no de-duplication by DUP.
+const publishQoS1 = 0x32
+
+// maxTopic is the longest topic that MQTT can carry.
+const maxTopic = 0xffff
+
+// appendPublish appends a whole PUBLISH packet at QoS 1. The topic is at most maxTopic bytes.
+func appendPublish(b, topic []byte, id uint16, body []byte) []byte {
+	b = append(b, publishQoS1)
+	b = appendLength(b, 2+len(topic)+2+len(body))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(topic)))
+	b = append(b, topic...)
+	b = binary.BigEndian.AppendUint16(b, id)
+	return append(b, body...)
+}
+
+// appendLength appends a remaining length: 7 bits a byte, the lowest first (section 2.2.3).
+func appendLength(b []byte, n int) []byte {
+	for n >= 0x80 {
+		b = append(b, byte(n)|0x80)
+		n >>= 7
+	}
+	return append(b, byte(n))
+}
