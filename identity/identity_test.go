@@ -126,6 +126,7 @@ func TestSecretsAreFoundWhereTheReferenceSays(t *testing.T) {
 	write("good", "key1\n", 0o600)
 	write("open", "key2", 0o644)
 	write("empty", " \n", 0o600)
+	write("keys_loaded", "key4", 0o400)
 	t.Setenv("GATEWAY_TEST_KEY", "key3")
 	src := Source{Dir: dir, Credentials: dir}
 	for _, c := range []struct {
@@ -142,6 +143,7 @@ func TestSecretsAreFoundWhereTheReferenceSays(t *testing.T) {
 		{"env:GATEWAY_TEST_NO_KEY", "", ErrMissing},
 		{"credential:open", "key2", nil}, // systemd guards its own directory
 		{"credential:absent", "", ErrMissing},
+		{"credential:loaded", "key4", nil}, // of LoadCredential=keys:DIRECTORY
 	} {
 		got, err := src.Resolve(c.ref)
 		if !errors.Is(err, c.err) || got.Reveal() != c.want {

@@ -65,7 +65,8 @@ func ParseRef(text string) (Ref, error) {
 type Source struct {
 	// Dir is what relative file: paths stand in, usually the mapping's directory.
 	Dir string
-	// Credentials is systemd's credentials directory ($CREDENTIALS_DIRECTORY), "" if there is none.
+	// Credentials is systemd's credentials directory ($CREDENTIALS_DIRECTORY), "" if there is none. The
+	// credential NAME is its file NAME, or keys_NAME if the service loads a directory called keys.
 	Credentials string
 }
 
@@ -80,15 +81,27 @@ func (s Source) Resolve(ref Ref) (Secret, error) {
 		return Secret{}, fmt.Errorf("%s: %w: the environment variable is not set", ref, ErrMissing)
 	}
 	path := name
+	directory := filepath.Join(s.Credentials, credentialDirectory+"_"+name)
 	switch {
 	case scheme == "credential" && s.Credentials == "":
 		return Secret{}, fmt.Errorf("%s: %w: no systemd credentials here; add LoadCredential=%s:... to the service", ref, ErrMissing, name)
+	case scheme == "credential" && exists(directory):
+		path = directory
 	case scheme == "credential":
 		path = filepath.Join(s.Credentials, name)
 	case !filepath.IsAbs(path):
 		path = filepath.Join(s.Dir, path)
 	}
 	return readSecretFile(ref, path, scheme == "file")
+}
+
+// credentialDirectory is the name under which the service loads a directory of keys: systemd hands a
+// directory's files over as NAME_FILE.
+const credentialDirectory = "keys"
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // PSK finds pre-shared keys in dir: one file a key, named like its PSK identity and readable by its
