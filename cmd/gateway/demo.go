@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"time"
 
@@ -67,6 +69,7 @@ type demo struct {
 	plant   *mapping.Plant
 	hub     *hubsim.Hub
 	devices *devsim.Sim
+	sensors *devsim.Sensors
 	service *service
 	tasks   []task // of the gateway: control socket and supervisor
 	dir     string
@@ -101,7 +104,8 @@ func runDemo(ctx context.Context, io streams, o demoOptions) error {
 	}
 	defer remove()
 	err = together(ctx, task{"hub", d.hub.Run}, task{"devices", d.devices.Run}, task{"watcher", d.watch},
-		task{"gateway", func(ctx context.Context) error { return d.service.Run(ctx, d.tasks...) }})
+		task{"gateway", func(ctx context.Context) error { return d.service.Run(ctx, d.tasks...) }},
+		task{"sensors", d.sensors.Run})
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -157,6 +161,7 @@ func (d *demo) build(name string) error {
 		replaced.AppendRow(table.Row{"link " + link.Name + " at " + link.Address, "simulated devices on " + address})
 		d.plant.Links[i].Address = address
 	}
+	psks := d.replaceListeners(replaced)
 	address := d.hub.MQTTAddr()
 	if d.plant.Hub.Transport == "websocket" {
 		address = d.hub.HTTPSAddr()
@@ -164,6 +169,7 @@ func (d *demo) build(name string) error {
 	d.service, err = newService(serviceConfig{
 		plant: d.plant, mappingPath: name, stateDir: d.dir, hubAddress: address, roots: d.hub.CAPool(),
 		keys:  func(id mapping.Identity) (identity.Secret, error) { return keys[id.ID], nil },
+		psk:   func(mapping.Listener) func(string) ([]byte, bool) { return psks.find },
 		drain: drainTime, log: log,
 	})
 	if err != nil {
@@ -172,10 +178,49 @@ func (d *demo) build(name string) error {
 	if d.tasks, err = watchTasks(runOptions{runtime: d.dir, health: "off", log: log}, d.service); err != nil {
 		return errors.Join(err, d.service.Close())
 	}
+	d.sensors = devsim.NewSensors(devsim.SensorConfig{
+		Plant: d.plant, Seed: d.options.seed, Addr: d.service.listenerAddress, Log: log,
+		Key: func(psk string) []byte { key, _ := psks.find(psk); return key },
+	})
 	fmt.Fprintf(d.progress(), "gateway demo of %s\n\n", name)
 	replaced.Render()
 	d.hints()
 	return nil
+}
+
+// demoKeys are the pre-shared keys of one demo.
+type demoKeys map[string][]byte
+
+func (k demoKeys) find(psk string) ([]byte, bool) {
+	key, ok := k[psk]
+	return key, ok
+}
+
+// replaceListeners moves the plant's listeners to free ports on loopback and makes keys for their
+// devices; it notes both in the table.
+func (d *demo) replaceListeners(replaced table.Writer) demoKeys {
+	keys := demoKeys{}
+	for i := range d.plant.Listeners {
+		listener := &d.plant.Listeners[i]
+		replaced.AppendRow(table.Row{"listener " + listener.Name + " on " + listener.Listen, "a free port on loopback"})
+		listener.Listen = "127.0.0.1:0"
+		if !listener.Plain {
+			listener.Allow = nil
+		}
+		for j := range listener.Devices {
+			device := &listener.Devices[j]
+			if listener.Plain {
+				device.From = netip.MustParsePrefix("127.0.0.0/8")
+				listener.Allow = []netip.Prefix{device.From}
+				continue
+			}
+			if keys[device.PSK] == nil {
+				keys[device.PSK] = []byte(rand.Text())
+				replaced.AppendRow(table.Row{"pre-shared key of " + device.PSK, "a key made for this run"})
+			}
+		}
+	}
+	return keys
 }
 
 // progress is where a person follows the demo; nowhere if a script asked for JSON.

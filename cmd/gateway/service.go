@@ -204,6 +204,16 @@ func (s *service) Run(ctx context.Context, extra ...task) error {
 // Close releases the queue of a service that never ran.
 func (s *service) Close() error { return errors.Join(s.releaseListeners(), s.queue.Close()) }
 
+// listenerAddress is the host:port that the listener called name really has; "" if there is none.
+func (s *service) listenerAddress(name string) string {
+	for i, listener := range s.cfg.plant.Listeners {
+		if listener.Name == name {
+			return s.listeners[i].Addr()
+		}
+	}
+	return ""
+}
+
 // releaseListeners gives the listeners' addresses back: an adapter whose Run finds its context ended
 // does nothing else.
 func (s *service) releaseListeners() error {
