@@ -18,24 +18,37 @@ type device struct {
 	identity gateway.IdentityID
 	owner    *owner // nil if it is local
 	local    bool   // it is only read
-	link     *link  // nil if it was not understood
+	cadence  cadence
+	reports  bool // by itself (CoAP), else it is polled (Modbus)
+
+	// Of a device that is polled.
+	link     *link // nil if it was not understood
 	unit     uint8
 	placed   bool // link and unit were understood
 	protocol protocol
-	cadence  cadence
-	points   []*point // in the order of the file, those of the profile first
-	byName   map[string]*point
+
+	// Of one that reports.
+	listener  *listener // nil if it was not understood
+	reporting reporting
+	sender    node // its psk or from; the zero node if it was not understood
+
+	points []*point // in the order of the file, those of the profile first
+	byName map[string]*point
 	// partial is set if points are missing because something about them was not understood.
 	partial bool
 	profile node // the profile's name; the zero node without one
 	methods []gateway.Method
 }
 
+// linkName is the name of the device's link or listener.
 func (dev *device) linkName() string {
-	if dev.link == nil {
-		return ""
+	switch {
+	case dev.link != nil:
+		return dev.link.config.Name
+	case dev.listener != nil:
+		return dev.listener.Name
 	}
-	return dev.link.config.Name
+	return ""
 }
 
 func (d *draft) readDevices(n node) {
@@ -55,14 +68,22 @@ func (d *draft) readDevice(f field) *device {
 	dev := &device{name: f.name, field: f, byName: map[string]*point{}}
 	dev.identity, dev.local = d.readIdentity(s)
 	dev.owner = d.owners[dev.identity]
-	dev.cadence = s.cadence(byDevice).over(d.defaults).over(builtInCadence())
 	prof := d.profileOf(s, dev)
-	d.readModbus(s, dev, prof)
+	if dev.reports {
+		d.readCoAP(s, dev, prof)
+	} else {
+		dev.cadence = s.cadence(byDevice).over(d.defaults).over(builtInCadence())
+		d.readModbus(s, dev, prof)
+	}
 	d.readPoints(s, dev, prof)
 	if n, ok := s.get("methods"); ok {
 		d.readMethods(n, dev)
 	}
-	dev.attach()
+	if dev.reports {
+		dev.report()
+	} else {
+		dev.attach()
+	}
 	return dev
 }
 
@@ -75,7 +96,7 @@ func (d *draft) readModbus(s section, dev *device, prof *profile) {
 	dev.protocol = below
 	n, ok := s.get("modbus")
 	if !ok {
-		s.lacks("modbus", "E008", "device %s does not say how it is reached; write modbus: { tcp: HOST:502, unit: 1, addressing: zero }", quote(dev.name))
+		s.lacks("modbus", "E008", "device %s does not say how it is reached; write modbus: { tcp: HOST:502, unit: 1, addressing: zero }, or coap: { listener: NAME, psk: NAME, path: /v1/t } if it reports by itself", quote(dev.name))
 		return
 	}
 	part := n.section(inModbus)
@@ -88,8 +109,11 @@ func (d *draft) readModbus(s section, dev *device, prof *profile) {
 	}
 }
 
-// profileOf is the profile that a device names, or nil.
+// profileOf is the profile that a device names, or nil. Whether the device is polled or reports by
+// itself is what the device says, else what its profile does.
 func (d *draft) profileOf(s section, dev *device) *profile {
+	reports, said := s.reports("device")
+	dev.reports = reports
 	n, ok := s.get("profile")
 	if !ok {
 		return nil
@@ -100,7 +124,24 @@ func (d *draft) profileOf(s section, dev *device) *profile {
 	if ok && p == nil {
 		n.complain("E071", "profile %s is not defined%s", quote(name), didYouMean(name, slices.Sorted(maps.Keys(d.profiles))))
 	}
+	switch {
+	case p == nil:
+	case !said:
+		dev.reports = p.reports
+	case p.reports != reports:
+		dev.partial = true
+		n.complain("E085", "profile %s is for a device that %s, but %s %s; choose another", quote(name), manner(p.reports), quote(dev.name), manner(reports))
+		return nil
+	}
 	return p
+}
+
+// manner is how the readings of a device come to the gateway, in a sentence.
+func manner(reports bool) string {
+	if reports {
+		return "reports by itself (coap)"
+	}
+	return "is polled (modbus)"
 }
 
 // attach hands the device's points to its link.

@@ -21,7 +21,9 @@ type draft struct {
 	points   int      // of all devices so far
 	most     int      // points that are read
 
-	byName    map[string]*link // those under links
+	listeners []*listener
+	listening map[string]*listener // by name
+	byName    map[string]*link     // those under links
 	byAddress map[string]*link
 	owners    map[gateway.IdentityID]*owner
 }
@@ -30,7 +32,7 @@ type draft struct {
 func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	d := &draft{
 		reader: r, most: most, profiles: map[string]*profile{}, owners: map[gateway.IdentityID]*owner{},
-		byName: map[string]*link{}, byAddress: map[string]*link{},
+		byName: map[string]*link{}, byAddress: map[string]*link{}, listening: map[string]*listener{},
 	}
 	start := position{1, 1}
 	top := node{reader: r}.wrap(root)
@@ -52,6 +54,9 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	if n, ok := s.get("links"); ok {
 		d.readLinks(n)
 	}
+	if n, ok := s.get("listeners"); ok {
+		d.readListeners(n)
+	}
 	if n, ok := s.get("profiles"); ok {
 		d.readProfiles(n)
 	}
@@ -63,6 +68,7 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	d.checkOwners()
 	d.checkOverlaps()
 	d.checkLinks()
+	d.checkListeners()
 	return d.result()
 }
 
@@ -87,6 +93,11 @@ func (d *draft) result() *Plant {
 	for _, l := range d.links {
 		if len(l.config.Devices) > 0 {
 			p.Links = append(p.Links, l.config)
+		}
+	}
+	for _, l := range d.listeners {
+		if len(l.Devices) > 0 {
+			p.Listeners = append(p.Listeners, l.Listener)
 		}
 	}
 	for _, dev := range d.devices {

@@ -112,6 +112,11 @@ func (r *reader) report(at position, code, format string, args ...any) {
 	}
 }
 
+// finding is one about the value, still without code and message.
+func (n node) finding() Finding {
+	return Finding{File: n.file, Line: n.at.line, Column: n.at.column, Source: n.source(n.at.line)}
+}
+
 // source is a line as it may be shown.
 func (r *reader) source(line int) string {
 	if line < 1 || line > len(r.lines) || utf8.RuneCountInString(r.lines[line-1]) > widestSource {

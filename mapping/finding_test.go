@@ -94,6 +94,9 @@ func TestAFindingSaysWhatIsWrongAndWhatToWriteInstead(t *testing.T) {
 		{"testdata/addresses.bad.yaml", `testdata/addresses.bad.yaml:8:26: W202 holding 40001 asks the device for protocol address 40001; if the manual means its holding register number 1, write holding 0, or set addressing: modicon and write 40001
       supply_temp: { at: holding 40001, type: int16, scale: 0.1, unit: Cel }
                          ^`},
+		{"testdata/coap.bad.yaml", `testdata/coap.bad.yaml:48:22: E231 a device that reports by itself cannot be polled; drop poll
+      k: { senml: k, poll: 5s, write: true, linear: { raw: 0..1, to: 0..2 } }
+                     ^`},
 		{"testdata/tab.bad.yaml", "testdata/tab.bad.yaml:5:1: E012 tab used for indentation; use spaces\n\tlocal: true\n^"},
 	} {
 		_, found, err := Load(c.file)
@@ -203,7 +206,7 @@ func keysOf(n *yaml.Node) []*yaml.Node {
 // A misspelt key is one mistake: it is found where it stands, and what is then missing is not reported
 // as well, but for what other parts of the file lose with it.
 func TestEachMisspeltKeyOfTheExampleIsOneFinding(t *testing.T) {
-	others := []string{"links", "profiles", "identity", "device", "enum"}
+	others := []string{"links", "listeners", "profiles", "identity", "device", "enum"}
 	var root yaml.Node
 	if err := yaml.Load(gateway.ExampleMapping(), &root); err != nil {
 		t.Fatal(err)

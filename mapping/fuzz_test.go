@@ -8,10 +8,12 @@ import (
 	"testing"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/adapters/coap"
 )
 
 func FuzzParse(f *testing.F) {
 	f.Add(gateway.ExampleMapping())
+	f.Add([]byte(reporter(plain, "from: 10.7.4.9", "points: { x: { pointer: /a/0, scale: 0.1 }, y: { format: text } }")))
 	for _, data := range badFiles(f) {
 		f.Add(data)
 	}
@@ -40,7 +42,7 @@ func survive(t *testing.T, data []byte) {
 func damage(r *rand.Rand, data []byte) []byte {
 	pieces := []string{
 		"\n", "  ", "{", "}", "[", "]", ":", ",", "\"", "#", "*x", "&x ", "<<: *x", "-1", "0x", "1e9", "..", "~", "holding 1", "40001",
-		"int16", "string(9)", "write: true", "enum: { 0: a }", "at: coil 1", "\t", "\xff", "- ", "? ", "|", "100%", "ä", "999999999999999999999",
+		"int16", "string(9)", "write: true", "enum: { 0: a }", "at: coil 1", "senml: a", "pointer: /a", "format: text", "coap: {", "10.7.4.0/24", "\t", "\xff", "- ", "? ", "|", "100%", "ä", "999999999999999999999",
 	}
 	for range 1 + r.IntN(4) {
 		from := r.IntN(len(data) + 1)
@@ -102,6 +104,22 @@ func sane(t *testing.T, plant *Plant) {
 					t.Errorf("point %+v", p)
 				}
 				south[p.ID] = p.Writable
+			}
+		}
+	}
+	for _, l := range plant.Listeners {
+		if l.Name == "" || l.Listen == "" || len(l.Devices) == 0 || l.Plain == (l.PSKDir != "") || l.Plain && len(l.Allow) == 0 {
+			t.Errorf("listener %+v", l)
+		}
+		for _, d := range l.Devices {
+			if len(d.Points) == 0 || !strings.HasPrefix(d.Path, "/") || l.Plain != (d.PSK == "") || l.Plain != d.From.IsValid() {
+				t.Errorf("device %+v", d)
+			}
+			for _, p := range d.Points {
+				if p.Scale == 0 || (p.Key == "") != (p.Source == coap.FromBody) || coap.CheckPointer(p.Key) != nil && p.Source == coap.FromJSON {
+					t.Errorf("point %+v", p)
+				}
+				south[p.ID] = false
 			}
 		}
 	}

@@ -56,27 +56,28 @@ func parsePort(text string) (int, bool) {
 	return port, true
 }
 
-// endpoint is the host:port of a Modbus TCP server, in one spelling for each.
-func (n node) endpoint() (string, bool) {
+// endpoint is a host:port in one spelling for each; example is one of the protocol, at its usual port.
+func (n node) endpoint(protocol, example string) (string, bool) {
 	text, ok := n.text()
 	if !ok {
 		return "", false
 	}
+	_, usual, _ := strings.Cut(example, ":")
 	host, port, err := net.SplitHostPort(text)
 	if err != nil && strings.Count(text, ":") > 1 {
-		n.complain("E040", "%s: an IPv6 address stands in brackets, with the port behind: [fd00::7]:502", quote(text))
+		n.complain("E040", "%s: an IPv6 address stands in brackets, with the port behind: [fd00::7]:%s", quote(text), usual)
 		return "", false
 	}
 	if err != nil {
-		n.complain("E040", "%s has no port; Modbus/TCP uses 502: write %s:502", quote(text), strings.TrimSuffix(text, ":"))
+		n.complain("E040", "%s has no port; %s uses %s: write %s:%s", quote(text), protocol, usual, strings.TrimSuffix(text, ":"), usual)
 		return "", false
 	}
 	if _, ok := parsePort(port); !ok {
-		n.complain("E040", "%s: the port is a number from 1 to 65535; Modbus/TCP uses 502", quote(text))
+		n.complain("E040", "%s: the port is a number from 1 to 65535; %s uses %s", quote(text), protocol, usual)
 		return "", false
 	}
 	if !hostText.MatchString(host) && net.ParseIP(host) == nil {
-		n.complain("E040", "%s names no host; write an address and a port, such as 10.7.3.11:502", quote(text))
+		n.complain("E040", "%s names no host; write an address and a port, such as %s", quote(text), example)
 		return "", false
 	}
 	return net.JoinHostPort(strings.ToLower(host), port), true

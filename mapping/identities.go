@@ -112,7 +112,7 @@ func (o *owner) claim(s section) {
 			n.refuse("E070", "the key of %s is given on line %d already; credentials stand at one of its devices only", o.identity.ID, o.key.at.line)
 		} else {
 			o.key, o.identity.Key = n, ref
-			o.identity.written = Finding{File: n.file, Line: n.at.line, Column: n.at.column, Source: n.source(n.at.line)}
+			o.identity.written = n.finding()
 		}
 	}
 	o.misspelt = o.misspelt || s.misspelt["sas_key"]

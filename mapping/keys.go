@@ -10,11 +10,15 @@ const (
 	inPublish       place = "publish"
 	inOffline       place = "offline"
 	inLink          place = "link"
+	inListener      place = "listener"
+	inLimits        place = "limits"
 	inDevice        place = "device"
 	inIdentity      place = "identity"
 	inModbus        place = "modbus"
+	inCoAP          place = "coap"
 	inProfile       place = "profile"
 	inProfileModbus place = "modbus of a profile"
+	inProfileCoAP   place = "coap of a profile"
 	inPoint         place = "point"
 	inLinear        place = "linear"
 	inRange         place = "range"
@@ -25,8 +29,8 @@ const (
 // places lists every place, in the order of the file.
 func places() []place {
 	return []place{
-		atTop, inHub, inDefaults, inPublish, inOffline, inLink, inDevice, inIdentity, inModbus,
-		inPoint, inLinear, inRange, inWrite, inMethod, inProfile, inProfileModbus,
+		atTop, inHub, inDefaults, inPublish, inOffline, inLink, inListener, inLimits, inDevice, inIdentity, inModbus, inCoAP,
+		inPoint, inLinear, inRange, inWrite, inMethod, inProfile, inProfileModbus, inProfileCoAP,
 	}
 }
 
@@ -35,7 +39,7 @@ func places() []place {
 func (p place) keys() []string {
 	switch p {
 	case atTop:
-		return []string{"version", "hub", "defaults", "links", "devices", "profiles"}
+		return []string{"version", "hub", "defaults", "links", "listeners", "devices", "profiles"}
 	case inHub:
 		return []string{"host", "trust", "transport"}
 	case inDefaults:
@@ -46,22 +50,30 @@ func (p place) keys() []string {
 		return []string{"after", "retry"}
 	case inLink:
 		return []string{"tcp", "timeout"}
+	case inListener:
+		return []string{"coap", "coaps", "allow", "psk_dir", "limits"}
+	case inLimits:
+		return []string{"body", "rate", "sessions", "idle"}
 	case inDevice:
 		return []string{
-			"identity", "profile", "modbus", "points", "methods", "local", "override", "only", "except",
+			"identity", "profile", "modbus", "coap", "points", "methods", "local", "override", "only", "except",
 			"poll", "publish", "offline",
 		}
 	case inIdentity:
 		return []string{"device", "module", "sas_key", "properties"}
 	case inModbus:
 		return []string{"link", "tcp", "timeout", "unit", "addressing", "order", "gap", "max_read", "max_write", "even"}
+	case inCoAP:
+		return []string{"listener", "psk", "from", "path", "expect_every", "assume"}
 	case inProfile:
-		return []string{"source", "modbus", "points"}
+		return []string{"source", "modbus", "coap", "points"}
 	case inProfileModbus:
 		return []string{"addressing", "order", "gap", "max_read", "max_write", "even"}
+	case inProfileCoAP:
+		return []string{"path", "expect_every", "assume"}
 	case inPoint:
 		return []string{
-			"at", "bit", "type", "order", "scale", "offset", "linear", "enum", "flags", "not_available", "wrap",
+			"senml", "pointer", "format", "at", "bit", "type", "order", "scale", "offset", "linear", "enum", "flags", "not_available", "wrap",
 			"unit", "name", "deadband", "range", "poll", "publish", "write", "hidden",
 		}
 	case inLinear:

@@ -8,7 +8,11 @@ import (
 	"iothub-gateway/adapters/modbus"
 )
 
-const builtInTimeout = 2 * time.Second
+const (
+	builtInTimeout = 2 * time.Second
+	modbusTCP      = "Modbus/TCP"
+	modbusExample  = "10.7.3.11:502"
+)
 
 // link is one connection with every device behind it.
 type link struct {
@@ -24,7 +28,7 @@ func (d *draft) readLinks(n node) {
 		s := f.section(inLink)
 		l := &link{named: true, field: f.node, config: modbus.Config{Name: f.name, Timeout: s.timeout(builtInTimeout)}}
 		if n, ok := s.get("tcp"); ok {
-			address, _ := n.endpoint()
+			address, _ := n.endpoint(modbusTCP, modbusExample)
 			l.config.Address = address
 			if same := d.byAddress[address]; same != nil {
 				n.complain("E060", "%s is the endpoint of link %s too (line %d); one connection serves all of its devices",
@@ -95,7 +99,7 @@ func (d *draft) namedLink(n node) *link {
 // inlineLink joins equal endpoints to one link (MAP-9).
 func (d *draft) inlineLink(s section, tcp node) *link {
 	timeout := s.timeout(builtInTimeout)
-	address, ok := tcp.endpoint()
+	address, ok := tcp.endpoint(modbusTCP, modbusExample)
 	if !ok {
 		return nil
 	}

@@ -28,6 +28,10 @@ func (p *point) readMeaning() {
 	if n, ok := p.get("not_available"); ok && p.suits("not_available") {
 		p.south.NotAvailable = p.notAvailable(n)
 	}
+	p.readWrap()
+}
+
+func (p *point) readWrap() {
 	if n, ok := p.get("wrap"); ok && p.suits("wrap") {
 		if wrap, ok := n.number(); ok && wrap <= 0 {
 			n.complain("E009", "wrap is the count at which the counter starts again at 0, such as 4294967296")

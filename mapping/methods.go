@@ -30,6 +30,8 @@ func (d *draft) readMethods(n node, dev *device) {
 		write, writes := s.get("write")
 		read, reads := s.get("read")
 		switch {
+		case dev.reports:
+			s.silentMethod(dev)
 		case writes && reads:
 			read.refuse("E165", "method %s writes and reads; make it two methods", quote(f.name))
 		case writes:

@@ -47,6 +47,14 @@ type Listener struct {
 	// PSKDir is a directory with one file a key, named like its PSK identity; "" on a plain listener.
 	// A relative one is relative to the mapping.
 	PSKDir string
+	// keys are the PSK identities of its devices, in the order of the file.
+	keys []keyUse
+}
+
+// keyUse is a PSK identity with where the file names it first, without a message.
+type keyUse struct {
+	identity string
+	written  Finding
 }
 
 // Device is one entry of devices: for status pages and tables.

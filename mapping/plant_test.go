@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
 )
 
@@ -79,6 +80,15 @@ func describe(plant *Plant) string {
 			}
 		}
 	}
+	for _, l := range plant.Listeners {
+		fmt.Fprintf(&b, "listener %s %s plain %t allow %v keys in %q limits %+v\n", l.Name, l.Listen, l.Plain, l.Allow, l.PSKDir, l.Limits)
+		for _, d := range l.Devices {
+			fmt.Fprintf(&b, "  device %s psk %q from %v path %s every %s assume %s\n", d.Name, d.PSK, d.From, d.Path, d.ExpectEvery, d.Assume)
+			for _, p := range d.Points {
+				fmt.Fprintf(&b, "    %s\n", describeReported(p))
+			}
+		}
+	}
 	for _, p := range plant.Points {
 		fmt.Fprintf(&b, "point %s\n", describeNorth(p))
 	}
@@ -100,6 +110,10 @@ func describeSouth(p modbus.Point) string {
 		text += " writable"
 	}
 	return text
+}
+
+func describeReported(p coap.Point) string {
+	return fmt.Sprintf("%s source %d %q *%g+%g", p.ID, p.Source, p.Key, p.Scale, p.Offset)
 }
 
 func describeNorth(p gateway.Point) string {

@@ -4,6 +4,7 @@ import (
 	yaml "go.yaml.in/yaml/v4"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
 )
 
@@ -14,8 +15,10 @@ type point struct {
 	device *device
 	south  modbus.Point
 	north  gateway.Point
-	nth    int  // of all points, in the order of the file
-	shared bool // stands in a profile
+	// reported is the southbound half instead, if the device reports by itself.
+	reported coap.Point
+	nth      int  // of all points, in the order of the file
+	shared   bool // stands in a profile
 	// What of it was understood: table and number, how they count, type, all of it.
 	placed, decided, typed, sound bool
 }
@@ -73,14 +76,26 @@ func (d *draft) readPoint(f field, dev *device, c counting) *point {
 	before := d.errors
 	p := &point{name: f.name, device: dev, section: section{node: f.node}}
 	p.north.ID = gateway.PointID(dev.name + "/" + f.name)
-	p.south.ID = p.north.ID
+	p.south.ID, p.reported.ID = p.north.ID, p.north.ID
 	p.south.Bit, p.south.Scale = modbus.WholeRegister, 1
 	f.named()
 	if f.yaml.Kind != yaml.MappingNode {
-		f.complain("E101", "point %s takes a map, such as { at: holding 100, type: int16 }", quote(f.name))
+		f.complain("E101", "point %s takes a map, such as { at: holding 100, type: int16 } or { senml: temp }", quote(f.name))
 		return p
 	}
 	p.section = f.section(inPoint)
+	if dev.reports {
+		p.readReported()
+	} else {
+		p.readRegister(c)
+	}
+	p.sound = d.errors == before
+	return p
+}
+
+// readRegister reads the rest of a point of a device that is polled.
+func (p *point) readRegister(c counting) {
+	p.refuseReported()
 	p.readPlace(c)
 	p.readType()
 	p.readOrder()
@@ -88,8 +103,6 @@ func (d *draft) readPoint(f field, dev *device, c counting) *point {
 	p.readReport()
 	p.readWrite()
 	p.checkFit()
-	p.sound = d.errors == before
-	return p
 }
 
 // readPlace reads where the point stands: at, and bit if at does not name it.
@@ -140,6 +153,9 @@ func (p *point) readReport() {
 	cadence := p.cadence(byPoint).over(p.device.cadence)
 	p.south.Poll = cadence.poll.value
 	p.north.Publish = cadence.publish()
+	if p.device.reports {
+		p.checkEffect(cadence)
+	}
 	if n, ok := p.get("deadband"); ok && p.suits("deadband") {
 		p.north.Publish.Deadband = n.deadband()
 	}

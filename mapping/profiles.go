@@ -2,11 +2,13 @@ package mapping
 
 // profile is a type of device: points and how it is spoken to, never where one stands (MAP-11).
 type profile struct {
-	name     string
-	protocol protocol
-	points   []field
-	names    []string
-	has      map[string]bool // the names
+	name      string
+	reports   bool // its devices do so by themselves (CoAP), else they are polled (Modbus)
+	protocol  protocol
+	reporting reporting
+	points    []field
+	names     []string
+	has       map[string]bool // the names
 }
 
 func (d *draft) readProfiles(n node) {
@@ -21,6 +23,10 @@ func (d *draft) readProfiles(n node) {
 		if n, ok := s.get("modbus"); ok {
 			p.protocol = n.section(inProfileModbus).protocol()
 		}
+		if n, ok := s.get("coap"); ok {
+			p.reporting = n.section(inProfileCoAP).reporting()
+		}
+		p.reports, _ = s.reports("profile")
 		if n, ok := s.get("points"); ok {
 			p.points = n.fields("E002")
 			d.checkProfile(p, n)
@@ -34,13 +40,19 @@ func (d *draft) readProfiles(n node) {
 }
 
 // checkProfile reads the points as a device would, so that mistakes are found before a device uses
-// them. A profile that leaves the counting to its devices is checked as far as that goes.
+// them. A profile that leaves the counting, or when to publish, to its devices is checked as far as
+// that goes.
 func (d *draft) checkProfile(p *profile, list node) {
-	dev := &device{name: p.name, protocol: p.protocol.over(builtInProtocol()), cadence: builtInCadence()}
-	var points []*point
+	dev := &device{name: p.name, reports: p.reports, protocol: p.protocol.over(builtInProtocol())}
+	if !p.reports {
+		dev.cadence = builtInCadence()
+	}
 	for _, f := range p.points {
 		p.names, p.has[f.name] = append(p.names, f.name), true
-		points = append(points, d.readPoint(f, dev, dev.protocol.counting))
+		dev.points = append(dev.points, d.readPoint(f, dev, dev.protocol.counting))
 	}
-	doubtUnits(list, p.name, points)
+	doubtUnits(list, p.name, dev.points)
+	if p.reports {
+		dev.checkSources()
+	}
 }

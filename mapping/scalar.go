@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"math"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ var (
 	hexText      = regexp.MustCompile(`^0[xX][0-9a-fA-F]{1,16}$`)
 	leadingZero  = regexp.MustCompile(`^[+-]?0[0-9]`)
 	durationText = regexp.MustCompile(`^([0-9]{1,9})(ms|s|m|h|d)$`)
+	sizeText     = regexp.MustCompile(`^([0-9]{1,9})(KiB|MiB|GiB)$`)
 )
 
 const longestNumber = 40 // characters
@@ -194,6 +196,73 @@ func shortTime(d time.Duration) string {
 		}
 	}
 	return strconv.FormatInt(int64(d/time.Millisecond), 10) + "ms"
+}
+
+// size is a number of bytes from low to high, such as 64KiB.
+func (n node) size(low, high int) (int, bool) {
+	text, ok := n.text()
+	if !ok {
+		return 0, false
+	}
+	size, ok := parseSize(text)
+	switch {
+	case !ok:
+		n.complain("E009", "%s: %s is not a size; write a number with its unit: 64KiB or 1MiB", n.label, quote(text))
+	case size < low || size > high:
+		n.complain("E009", "%s: %s is not possible; write a size from %s to %s", n.label, text, shortSize(low), shortSize(high))
+		ok = false
+	}
+	return size, ok
+}
+
+func parseSize(text string) (int, bool) {
+	found := sizeText.FindStringSubmatch(text)
+	if found == nil || leadingZero.MatchString(text) {
+		return 0, false
+	}
+	count, err := strconv.Atoi(found[1])
+	shift := 10
+	switch found[2] {
+	case "MiB":
+		shift = 20
+	case "GiB":
+		shift = 30
+	}
+	if err != nil || count > math.MaxInt32>>shift {
+		return math.MaxInt32, err == nil // more than anything may have
+	}
+	return count << shift, true
+}
+
+// shortSize is a size of whole KiB as the file spells it.
+func shortSize(bytes int) string {
+	if bytes%(1<<20) == 0 {
+		return strconv.Itoa(bytes>>20) + "MiB"
+	}
+	return strconv.Itoa(bytes>>10) + "KiB"
+}
+
+// prefix is a network, or one address as a network of its own.
+func (n node) prefix() (netip.Prefix, bool) {
+	text, ok := n.text()
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		var a netip.Addr
+		a, err = netip.ParseAddr(text)
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	switch {
+	case err != nil || p.Addr().Zone() != "" || p.Addr().Is4In6():
+		n.complain("E009", "%s: %s is no address; write one such as 10.7.4.9, or a network such as 10.7.4.0/24", n.label, quote(text))
+	case p != p.Masked():
+		n.complain("E009", "%s: %s is neither a network nor one address; write %s or %s", n.label, text, p.Masked(), p.Addr())
+	default:
+		return p, true
+	}
+	return netip.Prefix{}, false
 }
 
 // between is a range a..b of numbers, in the order written.

@@ -27,6 +27,22 @@ func TestTimesAreAWholeNumberWithItsUnit(t *testing.T) {
 	}
 }
 
+func TestSizesAreAWholeNumberWithItsUnit(t *testing.T) {
+	for text, want := range map[string]int{"1KiB": 1 << 10, "64KiB": 64 << 10, "1MiB": 1 << 20, "1GiB": 1 << 30, "999999999GiB": math.MaxInt32} {
+		if got, ok := parseSize(text); !ok || got != want {
+			t.Errorf("%q: %d, %t", text, got, ok)
+		}
+		if want < 1<<30 && shortSize(want) != text {
+			t.Errorf("%q is spelled %s", text, shortSize(want))
+		}
+	}
+	for _, text := range []string{"", "64", "64kB", "64KB", "64 KiB", "-1KiB", "0.5MiB", "064KiB", "1TiB", "9999999999KiB"} {
+		if got, ok := parseSize(text); ok {
+			t.Errorf("%q is taken for %d", text, got)
+		}
+	}
+}
+
 func TestNumbersAreReadAsAPersonWritesThem(t *testing.T) {
 	for text, want := range map[string]float64{
 		"0": 0, "-0.5": -0.5, "+3": 3, "1e3": 1000, "1E-3": 0.001, ".5": 0.5, "5.": 5, "0.1": 0.1, "1e308": 1e308,

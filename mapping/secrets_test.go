@@ -60,6 +60,8 @@ func TestASecretInTheFileIsNeverShown(t *testing.T) {
 		head + "SECRET\n",
 		head + "# SECRET\n  devices: [\n",
 		head + "devices:\n  a:\n    identity: { device: SECRET }\n",
+		head + "devices:\n  a:\n    coap: { psk: SECRET }\n",
+		head + "devices:\n  a:\n    coap: { listener: l, psk: \"SECRET\", path: a }\nlisteners: { l: { coaps: h:5684, psk_dir: d } }\n",
 	} {
 		unseen(t, strings.ReplaceAll(text, "SECRET", marker), marker)
 	}
@@ -132,5 +134,70 @@ func TestSecretsAreLookedForWhereTheMappingSays(t *testing.T) {
 	}
 	if found = CheckSecrets(plant, identity.Source{Dir: dir, Credentials: dir}); len(found) != 4 {
 		t.Errorf("with the credential there: %v", brief(found))
+	}
+}
+
+func TestTheKeysOfAListenerAreLookedForInItsDirectory(t *testing.T) {
+	const text = head + `listeners:
+  l: { coaps: 0.0.0.0:5684, psk_dir: psk }
+  m: { coaps: 0.0.0.0:5685, psk_dir: ABSOLUTE }
+devices:
+  a: { local: true, coap: { listener: l, psk: good, path: /a }, points: { x: { senml: x } } }
+  b: { local: true, coap: { listener: l, psk: open, path: /a }, points: { x: { senml: x } } }
+  c: { local: true, coap: { listener: l, psk: absent, path: /a }, points: { x: { senml: x } } }
+  d: { local: true, coap: { listener: l, psk: short, path: /a }, points: { x: { senml: x } } }
+  e: { local: true, coap: { listener: l, psk: short, path: /b }, points: { x: { senml: x } } }
+  f: { local: true, coap: { listener: l, psk: empty, path: /a }, points: { x: { senml: x } } }
+  g: { local: true, coap: { listener: m, psk: good, path: /a }, points: { x: { senml: x } } }
+  h: { local: true, coap: { listener: m, psk: absent, path: /a }, points: { x: { senml: x } } }
+`
+	dir := t.TempDir()
+	psk := filepath.Join(dir, "psk")
+	if err := os.Mkdir(psk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const key = "exactly-16-bytes"
+	for name, content := range map[string]string{"good": key + "\n", "open": key, "short": key[1:] + "\n", "empty": "\n"} {
+		if err := os.WriteFile(filepath.Join(psk, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(psk, "open"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	plant := check(t, strings.Replace(text, "ABSOLUTE", psk, 1))
+	if plant == nil {
+		t.FailNow()
+	}
+	found := CheckSecrets(plant, identity.Source{Dir: dir})
+	want := []string{"8:47 E050", "10:47 E202", "9:47 W207", "12:47 W207", "14:47 W207"} // short once, where it is named first
+	if diff := cmp.Diff(want, brief(found)); diff != "" {
+		t.Fatalf("findings (-want +found):\n%s\n%v", diff, found)
+	}
+	for i, part := range []string{"chmod 600", "key of short has 15 bytes", "psk/absent", "empty", psk + "/absent"} {
+		if f := found[i]; !strings.Contains(f.Message, part) || strings.Contains(f.String(), key[1:]) || !strings.Contains(f.Source, "psk: ") {
+			t.Errorf("%v does not say %s", f, part)
+		}
+	}
+}
+
+// What check calls a key must be what the listener takes for one, and the other way round.
+func TestCheckAndListenerAgreeAboutKeys(t *testing.T) {
+	dir := t.TempDir()
+	source := identity.Source{Dir: dir}
+	for name, mode := range map[string]os.FileMode{"good": 0o600, "open": 0o644, "urn:dev:17": 0o400} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(marker), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"good", "open", "urn:dev:17", "absent"} {
+		plant := check(t, strings.Replace(reporter(secure, "psk: "+name, "points: { x: { senml: x } }"), "psk_dir: psk", "psk_dir: .", 1))
+		if plant == nil {
+			t.Fatal(name)
+		}
+		_, let := source.PSK(plant.Listeners[0].PSKDir)(plant.Listeners[0].Devices[0].PSK)
+		if found := CheckSecrets(plant, source); let != (len(found) == 0) {
+			t.Errorf("%s: let in %t, found %v", name, let, found)
+		}
 	}
 }

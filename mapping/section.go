@@ -151,6 +151,11 @@ func (f field) remedy(p place) (meant, text string) {
 	return "", "; known here: " + strings.Join(p.keys(), ", ")
 }
 
+// drop forgets keys that have been refused, so that they are not read as well.
+func (s *section) drop(refused func(field) bool) {
+	s.fields = slices.DeleteFunc(slices.Clone(s.fields), refused)
+}
+
 // get is the value of a key.
 func (s section) get(name string) (node, bool) {
 	for _, f := range s.fields {
