@@ -3,6 +3,7 @@ package buffer_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -43,5 +44,27 @@ func TestABeatOfAQueueThatDoesNotRunEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	if err := q.Beat(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestABeatThatRacesWithTheEndOfRunReturns(t *testing.T) {
+	for range 50 {
+		q, stop := start(t, queuePath(t))
+		var beats sync.WaitGroup
+		for range 8 {
+			beats.Go(func() {
+				for {
+					if err := q.Beat(context.Background()); err != nil {
+						if !errors.Is(err, buffer.ErrClosed) {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		put(t, q, message("a", 1))
+		stop()
+		beats.Wait()
 	}
 }

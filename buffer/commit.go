@@ -126,6 +126,7 @@ func (q *Queue) finish() error {
 	for {
 		b, acked := q.take()
 		if len(b.puts) == 0 && len(acked) == 0 && len(c.held) == 0 && c.doubt == nil {
+			b.finish(nil) // a Beat may be waiting
 			return nil
 		}
 		c.retryAt = time.Time{}
@@ -204,6 +205,7 @@ func (q *Queue) afterFailure(acked []*Lane) error {
 			c.held = append(c.held, acked...)
 			return err
 		}
+		acked, c.held = append(acked, c.held...), nil // those that settle took back
 	}
 	return q.transact(newBatch(), acked)
 }

@@ -64,7 +64,12 @@ func openFile(path string) (*file, error) {
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrFormat, path)
 	}
 	f := &file{path: path, ready: make(chan struct{})}
-	return f, f.reopen()
+	db, err := f.connect()
+	if err != nil {
+		return nil, err
+	}
+	f.publish(db)
+	return f, nil
 }
 
 // birth makes the queue file so that there is never a half-made one under its name: whatever a
@@ -145,25 +150,29 @@ func boltOptions() *bbolt.Options {
 	}
 }
 
-// reopen opens the file for a first time, or again after retire.
-func (f *file) reopen() error {
+// connect opens the file, for the first time or after retire.
+func (f *file) connect() (*bbolt.DB, error) {
 	db, err := bbolt.Open(f.path, 0o600, boltOptions())
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return fmt.Errorf("%w; stop that process or give this one a file of its own", ErrInUse)
+		return nil, fmt.Errorf("%w; stop that process or give this one a file of its own", ErrInUse)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
-		return fmt.Errorf("%w: it is not a queue file, or its first pages are damaged (%w); move it away to start with an empty queue", ErrFormat, err)
+		return nil, fmt.Errorf("%w: it is not a queue file, or its first pages are damaged (%w); move it away to start with an empty queue", ErrFormat, err)
 	case err != nil:
-		return err
+		return nil, err
 	}
 	if err := db.View(checkFormat); err != nil {
-		return errors.Join(err, db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
+	return db, nil
+}
+
+// publish makes db the handle that everybody uses.
+func (f *file) publish(db *bbolt.DB) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.db = db
 	close(f.ready)
-	return nil
 }
 
 // checkFormat refuses what this program cannot read. It runs before anything is written.

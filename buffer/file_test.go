@@ -235,6 +235,34 @@ func TestNumberingGoesOnEvenIfTheNewestRecordIsDamaged(t *testing.T) {
 	}
 }
 
+func TestNumberingGoesOnEvenIfTheMarkIsLost(t *testing.T) {
+	path := queuePath(t)
+	q, stop := start(t, path)
+	put(t, q, messages("a", 1, 5)...)
+	next(t, q.Lane("a"), 0, 2)
+	q.Lane("a").Ack(2)
+	stop()
+	edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("marks")).Delete([]byte{0, 0, 0, 1}) })
+	q, _ = start(t, path)
+	expect(t, q, "a", 3, 5)
+}
+
+func TestAHoleInTheLogIsReportedAndNotNumberedOver(t *testing.T) {
+	path := queuePath(t)
+	q, stop := start(t, path)
+	put(t, q, messages("a", 1, 5)...)
+	stop()
+	edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("log")).Delete(logKeys(tx)[2]) })
+	q, _ = start(t, path)
+	if got, err := q.Lane("a").Next(t.Context(), 0, 10); !errors.Is(err, buffer.ErrDamaged) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	put(t, q, message("a", 6))
+	if c := q.Stats().Lanes["a"]; c.Put != 6 {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestAFileWithImpossibleContentIsRefused(t *testing.T) {
 	number, record := []byte{0, 0, 0, 9}, []byte("x")
 	damage := map[string]func(tx *bbolt.Tx) error{

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
@@ -66,6 +66,7 @@ func TestABacklogLargerThanMemoryIsReadInOrder(t *testing.T) {
 	}
 	after := uint64(0)
 	for after < n {
+		fromFile := after < 30
 		entries, err := q.Lane("a").Next(t.Context(), after, 1000)
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +78,7 @@ func TestABacklogLargerThanMemoryIsReadInOrder(t *testing.T) {
 				t.Fatalf("entry %d stands where %d belongs", e.Seq, after)
 			}
 		}
-		if after < 30 && size > 2<<20 {
+		if fromFile && size > 2<<20 {
 			t.Fatalf("one read of the file returned %d bytes", size)
 		}
 	}
@@ -191,142 +192,6 @@ func TestNextWakesForAPutThatComesWhileItLooks(t *testing.T) {
 	producer.Wait()
 }
 
-func TestNextAndPutReturnWhenTheirContextEnds(t *testing.T) {
-	q := openQueue(t, queuePath(t)) // nobody runs it: Put has to wait
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := q.Lane("a").Next(ctx, 0, 1); err != context.DeadlineExceeded {
-		t.Errorf("Next: %v", err)
-	}
-	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	for range 2 { // the second time ctx has ended before
-		if err := q.Put(ctx, message("a", 1)); err != context.DeadlineExceeded {
-			t.Errorf("Put: %v", err)
-		}
-	}
-	runQueue(t, q) // the first Put's entry may still become durable, and here it does
-	if e := next(t, q.Lane("a"), 0, 1); e[0].Seq != 1 {
-		t.Errorf("got %d", e[0].Seq)
-	}
-}
-
-func TestPutWaitsForRun(t *testing.T) {
-	q := openQueue(t, queuePath(t))
-	put := make(chan error)
-	go func() { put <- q.Put(context.Background(), message("a", 1)) }()
-	select {
-	case err := <-put:
-		t.Fatalf("returned before Run: %v", err)
-	case <-time.After(20 * time.Millisecond):
-	}
-	runQueue(t, q)
-	if err := <-put; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestAClosedQueueSaysSo(t *testing.T) {
-	q := openQueue(t, queuePath(t))
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.Put(t.Context(), message("a", 1)); !errors.Is(err, buffer.ErrClosed) {
-		t.Errorf("Put: %v", err)
-	}
-	if _, err := q.Lane("a").Next(t.Context(), 0, 1); !errors.Is(err, buffer.ErrClosed) {
-		t.Errorf("Next: %v", err)
-	}
-	if err := q.Run(t.Context()); !errors.Is(err, buffer.ErrClosed) {
-		t.Errorf("Run: %v", err)
-	}
-	if err := q.Close(); err != nil {
-		t.Errorf("a second Close: %v", err)
-	}
-}
-
-func TestCloseReleasesThoseWhoWaitForAQueueThatNeverRan(t *testing.T) {
-	q := openQueue(t, queuePath(t))
-	errs := make(chan error)
-	go func() { errs <- q.Put(context.Background(), message("a", 1)) }()
-	go func() { _, err := q.Lane("a").Next(context.Background(), 0, 1); errs <- err }()
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := <-errs; !errors.Is(err, buffer.ErrClosed) {
-			t.Error(err)
-		}
-	}
-}
-
-func TestCloseWhileRunIsWorkingIsRefused(t *testing.T) {
-	q, _ := start(t, queuePath(t))
-	put(t, q, message("a", 1)) // Run is working for certain now
-	if err := q.Close(); err == nil {
-		t.Fatal("it was closed")
-	}
-	if err := q.Run(t.Context()); err == nil {
-		t.Fatal("a second Run worked")
-	}
-	put(t, q, message("a", 2))
-	expect(t, q, "a", 1, 2)
-}
-
-func TestAfterRunNextReturnsWhatIsThereAndThenErrClosed(t *testing.T) {
-	q := openQueue(t, queuePath(t))
-	defer func() { _ = q.Close() }()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- q.Run(ctx) }()
-	put(t, q, message("a", 1))
-	waiting := make(chan error)
-	go func() { _, err := q.Lane("a").Next(context.Background(), 1, 1); waiting <- err }()
-	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	if err := <-waiting; !errors.Is(err, buffer.ErrClosed) {
-		t.Errorf("the one that waited: %v", err)
-	}
-	next(t, q.Lane("a"), 0, 1)
-	if _, err := q.Lane("a").Next(t.Context(), 1, 1); !errors.Is(err, buffer.ErrClosed) {
-		t.Errorf("got %v", err)
-	}
-}
-
-// Every Put returns, and what it returned is the truth: nil is stored, ErrClosed is not.
-func TestAPutThatRacesWithTheEndOfRunIsEitherStoredOrRefused(t *testing.T) {
-	for range 20 {
-		path := queuePath(t)
-		q, stop := start(t, path)
-		var stored atomic.Int64
-		var producers sync.WaitGroup
-		for p := range 20 {
-			producers.Go(func() {
-				for {
-					err := q.Put(context.Background(), gateway.Telemetry{Identity: laneID(p % 3), Body: []byte(`{}`)})
-					if err != nil {
-						if !errors.Is(err, buffer.ErrClosed) {
-							t.Error(err)
-						}
-						return
-					}
-					stored.Add(1)
-				}
-			})
-		}
-		eventually(t, func() bool { return stored.Load() > 30 })
-		stop()
-		producers.Wait()
-		q, stop = start(t, path)
-		if s := q.Stats(); int64(s.Entries) != stored.Load() {
-			t.Fatalf("%d entries, %d Puts returned nil", s.Entries, stored.Load())
-		}
-		stop()
-	}
-}
-
 func TestAcksShareCommitsAndWaitAtMost20Milliseconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, stop := start(t, queuePath(t))
@@ -356,9 +221,13 @@ func TestAnAckGoesWithThePutThatComesFirst(t *testing.T) {
 		defer stop()
 		put(t, q, message("a", 1))
 		next(t, q.Lane("a"), 0, 1)
-		before := q.Stats().Commits
+		before, began := q.Stats().Commits, time.Now()
 		q.Lane("a").Ack(1)
+		synctest.Wait() // the committer waits for more
 		put(t, q, message("a", 2))
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("the Put waited %v for the ack", waited)
+		}
 		if s := q.Stats(); s.Commits != before+1 || s.Entries != 1 || s.Acked != 1 {
 			t.Errorf("%d commits, %d entries", s.Commits-before, s.Entries)
 		}
@@ -366,19 +235,40 @@ func TestAnAckGoesWithThePutThatComesFirst(t *testing.T) {
 }
 
 func TestManyAcksAtOnceLeaveInPortionsUntilAllAreGone(t *testing.T) {
-	path := queuePath(t)
-	q, stop := start(t, path)
-	const n = 20_000
-	put(t, q, append(messages("a", 1, n), messages("b", 1, n)...)...)
-	for _, id := range []gateway.IdentityID{"a", "b"} {
-		next(t, q.Lane(id), 0, n)
-		q.Lane(id).Ack(n)
-	}
-	stop()
-	q, _ = start(t, path)
-	if s := q.Stats(); s.Entries != 0 || s.Acked != 2*n {
-		t.Errorf("%d entries, %d acked", s.Entries, s.Acked)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		path := queuePath(t)
+		q := openQueue(t, path)
+		const n = 20_000
+		lanes := []*buffer.Lane{q.Lane("a"), q.Lane("b")}
+		q.OnCommit(func(tx *bbolt.Tx) error { // more acknowledgements come while a portion is written
+			for _, l := range lanes {
+				if q.Stats().Put == 2*n {
+					l.Ack(n)
+				}
+			}
+			return tx.Commit()
+		})
+		stop := runQueue(t, q)
+		put(t, q, append(messages("a", 1, n), messages("b", 1, n)...)...)
+		for _, l := range lanes {
+			next(t, l, 0, n)
+			l.Ack(n - 100)
+		}
+		before := q.Stats().Commits
+		pass(21 * time.Millisecond) // the portions do not wait for each other
+		s := q.Stats()
+		if s.Entries != 0 || s.Bytes != 0 || s.Acked != 2*n {
+			t.Errorf("%+v", s.Counts)
+		}
+		if commits := s.Commits - before; commits < 3 {
+			t.Errorf("%d commits: no portions", commits)
+		}
+		stop()
+		q, _ = start(t, path)
+		if s := q.Stats(); s.Entries != 0 || s.Acked != 2*n {
+			t.Errorf("after a restart: %+v", s.Counts)
+		}
+	})
 }
 
 // Many producers, one reader and acknowledger a lane: every lane is 1..n, and the file is empty at
@@ -391,52 +281,54 @@ func TestManyProducersAndReadersAtOnce(t *testing.T) {
 	for l := range lanes {
 		var mine sync.Mutex // numbers the messages in the order of the lane
 		n := 0
+		produceOne := func() bool {
+			mine.Lock()
+			defer mine.Unlock()
+			if n == perLane {
+				return false
+			}
+			n++
+			if err := q.Put(context.Background(), message(laneID(l), n)); err != nil {
+				t.Error(err)
+				return false
+			}
+			return true
+		}
 		for range 4 {
 			all.Go(func() {
-				for {
-					mine.Lock()
-					if n == perLane {
-						mine.Unlock()
-						return
-					}
-					n++
-					err := q.Put(context.Background(), message(laneID(l), n))
-					mine.Unlock()
-					if err != nil {
-						t.Error(err)
-						return
-					}
+				for produceOne() {
 					_ = q.Stats()
 				}
 			})
 		}
-		all.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(l), 0))
-			lane, after := q.Lane(laneID(l)), uint64(0)
-			for after < perLane {
-				entries, err := lane.Next(context.Background(), after, 1+rng.IntN(20))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				for _, e := range entries {
-					if after++; e.Seq != after || string(e.Telemetry.Body) != fmt.Sprintf(`{"n":%d}`, after) {
-						t.Errorf("%s: %d %s stands where %d belongs", laneID(l), e.Seq, e.Telemetry.Body, after)
-						return
-					}
-				}
-				if rng.IntN(2) == 0 {
-					lane.Ack(after)
-				}
-			}
-			lane.Ack(after)
-		})
+		all.Go(func() { readAndAck(t, q.Lane(laneID(l)), perLane, rand.New(rand.NewPCG(uint64(l), 0))) })
 	}
 	all.Wait()
 	stop()
 	q, _ = start(t, path)
 	if s := q.Stats(); s.Entries != 0 || s.Put != lanes*perLane {
 		t.Errorf("%d entries are left of %d", s.Entries, s.Put)
+	}
+}
+
+// readAndAck reads the messages 1..n of a lane in portions of random size and acknowledges them now
+// and then.
+func readAndAck(t *testing.T, l *buffer.Lane, n uint64, rng *rand.Rand) {
+	for after := uint64(0); after < n; {
+		entries, err := l.Next(context.Background(), after, 1+rng.IntN(20))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, e := range entries {
+			if after++; e.Seq != after || string(e.Telemetry.Body) != fmt.Sprintf(`{"n":%d}`, after) {
+				t.Errorf("%d %s stands where %d belongs", e.Seq, e.Telemetry.Body, after)
+				return
+			}
+		}
+		if after == n || rng.IntN(2) == 0 {
+			l.Ack(after)
+		}
 	}
 }
 

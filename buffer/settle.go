@@ -62,13 +62,14 @@ func (q *Queue) settle() error {
 		q.undo(w)
 		return nil
 	}
+	damage := q.verify(w)
 	if err := q.confirm(); err != nil {
 		q.file.retire()
 		return q.undecided(err)
 	}
 	c.doubt = nil
 	q.apply(w)
-	w.batch.finish(nil)
+	w.batch.finish(damage)
 	q.recovered(w)
 	return nil
 }
@@ -79,39 +80,43 @@ func (q *Queue) undecided(err error) error {
 	return fmt.Errorf("buffer: queue file %s: %w; whether the last entries are stored is decided when it can be opened again", q.file.path, err)
 }
 
-// lookAgain opens the file again and tells whether w is in it.
+// lookAgain opens the file again and tells whether w is in it. Readers get the new handle only if it
+// is the file that it was.
 func (q *Queue) lookAgain(w *work) (in bool, err error) {
-	if err := q.file.reopen(); err != nil {
+	db, err := q.file.connect()
+	if err != nil {
 		return false, err
 	}
 	c := &q.committer
-	err = q.file.handle().View(func(tx *bbolt.Tx) error {
+	err = db.View(func(tx *bbolt.Tx) error {
 		id := string(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyID)))
 		if id != q.id || tx.ID() < w.tx-1 || tx.ID() > max(c.tried, c.lastTx) {
 			return errForeign
 		}
 		c.lastTx = tx.ID()
-		if in = tx.ID() >= w.tx; in {
-			return q.verify(tx, w)
-		}
 		return nil
 	})
 	if err != nil {
-		q.file.retire()
+		return false, errors.Join(err, db.Close())
 	}
-	return in, err
+	q.file.publish(db)
+	return c.lastTx >= w.tx, nil
 }
 
-// verify reads the records of w back.
-func (q *Queue) verify(tx *bbolt.Tx, w *work) error {
-	log := tx.Bucket([]byte(bucketLog))
-	for i, p := range w.batch.puts {
-		k := p.lane.key(q.committer.global + 1 + uint64(i))
-		if !bytes.Equal(log.Get(k[:]), p.record) {
-			return fmt.Errorf("%w: the record at key %x is not the one that was written", ErrDamaged, k)
+// verify reads the records of w back. What differs stays in the file: its sequences are taken, and
+// readers find it damaged.
+func (q *Queue) verify(w *work) error {
+	return q.file.handle().View(func(tx *bbolt.Tx) error {
+		log := tx.Bucket([]byte(bucketLog))
+		for i, p := range w.batch.puts {
+			k := p.lane.key(q.committer.global + 1 + uint64(i))
+			if !bytes.Equal(log.Get(k[:]), p.record) {
+				return fmt.Errorf("buffer: queue file %s: %w: the record at key %x is not the one that was written; check the disk",
+					q.file.path, ErrDamaged, k)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // confirm makes sure that what stands in the file is on disk.
