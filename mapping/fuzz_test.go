@@ -68,7 +68,7 @@ func TestADamagedFileNeverPanicsAndNeverBecomesABadPlant(t *testing.T) {
 	for _, path := range slices.Sorted(maps.Keys(badFiles(t))) {
 		files = append(files, badFiles(t)[path])
 	}
-	const rounds = 1500
+	const rounds = 900
 	for i := range rounds {
 		survive(t, damage(r, files[i%len(files)]))
 	}
