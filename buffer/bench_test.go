@@ -42,8 +42,9 @@ func produce(b *testing.B, q *buffer.Queue, producers, lanes int) {
 	all.Wait()
 }
 
-func reportRates(b *testing.B, q *buffer.Queue) {
-	commits := q.Stats().Commits
+// reportRates reports what was done since the queue had made before commits.
+func reportRates(b *testing.B, q *buffer.Queue, before uint64) {
+	commits := q.Stats().Commits - before
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 	b.ReportMetric(float64(commits), "commits")
 	b.ReportMetric(float64(b.N)/float64(max(commits, 1)), "msg/commit")
@@ -58,7 +59,7 @@ func BenchmarkPut(b *testing.B) {
 			b.ResetTimer()
 			produce(b, q, producers, min(producers, 100))
 			b.StopTimer()
-			reportRates(b, q)
+			reportRates(b, q, 0)
 		})
 	}
 }
@@ -89,7 +90,7 @@ func BenchmarkPutNextAck(b *testing.B) {
 			b.StopTimer()
 			cancel()
 			readers.Wait()
-			reportRates(b, q)
+			reportRates(b, q, 0)
 		})
 	}
 }
@@ -118,6 +119,7 @@ func BenchmarkDrain(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	filled := q.Stats().Commits
 	b.ReportAllocs()
 	b.ResetTimer()
 	var readers sync.WaitGroup
@@ -129,5 +131,5 @@ func BenchmarkDrain(b *testing.B) {
 	b.StopTimer()
 	cancel()
 	readers.Wait()
-	reportRates(b, q)
+	reportRates(b, q, filled)
 }
