@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 1
 .PHONY: test lint build cross
 
 test: lint cross
-	e2e/peers.sh
+	e2e/peers.sh systemd-analyze=systemd
 	$(GO) test -race -timeout 10m ./...
 
 lint:
