@@ -5,10 +5,14 @@
 GO ?= go
 export CGO_ENABLED ?= 1
 
+# What the tests need beside Go: COMMAND=PACKAGE of Debian.
+PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
+	coap-client-openssl=libcoap3-bin npm=npm
+
 .PHONY: test lint build cross
 
 test: lint cross
-	e2e/peers.sh systemd-analyze=systemd
+	e2e/peers.sh $(PEERS)
 	$(GO) test -race -timeout 10m ./...
 
 lint:

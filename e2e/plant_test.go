@@ -105,7 +105,7 @@ func (p *plant) status() (control.Status, error) {
 	return page, err
 }
 
-// process is a running gateway.
+// process is the gateway's binary while it runs.
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -131,21 +131,27 @@ func (p *process) output() string {
 // start runs `gateway run` on the plant.
 func (p *plant) start() *process {
 	p.t.Helper()
-	r := &process{t: p.t, done: make(chan struct{})}
-	r.cmd = exec.Command(binary, "run", p.mapping, "--state-dir", p.state(), "--runtime-dir", p.runtime(), "--health", "off")
+	return launch(p.t, "run", p.mapping, "--state-dir", p.state(), "--runtime-dir", p.runtime(), "--health", "off")
+}
+
+// launch runs the binary until somebody ends it, at the latest the end of the test.
+func launch(t *testing.T, args ...string) *process {
+	t.Helper()
+	r := &process{t: t, done: make(chan struct{})}
+	r.cmd = exec.Command(binary, args...)
 	r.cmd.Stdout, r.cmd.Stderr = r, r
 	if err := r.cmd.Start(); err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go func() {
 		r.waited = r.cmd.Wait()
 		close(r.done)
 	}()
-	p.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = r.cmd.Process.Kill()
 		<-r.done
-		if p.t.Failed() {
-			p.t.Logf("gateway said:\n%s", r.output())
+		if t.Failed() {
+			t.Logf("gateway %s said:\n%s", args[0], r.output())
 		}
 	})
 	return r
@@ -176,19 +182,25 @@ func (p *process) stop() {
 	}
 }
 
-// gatewayCommand runs a short command and returns its output and exit code.
+// gatewayCommand runs a short command of the gateway and returns its output and exit code.
 func gatewayCommand(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	return command(t, dir, binary, args...)
+}
+
+// command runs a program to its end, a minute at most.
+func command(t *testing.T, dir, program string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%v: %v\n%s", args, err, errs.String())
+		t.Fatalf("%s %v: %v\n%s", program, args, err, errs.String())
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
