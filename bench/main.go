@@ -1,42 +1,48 @@
+// Command bench measures what the product promises beside the limit of the machine it runs on: the
+// bare library doing the same with nothing behind it, or a plain file with fdatasync. Both are taken
+// in the same run, in turns, and the ratio is what counts. It writes RESULTS.md for people and
+// results.json for programs.
 package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
-	"runtime/pprof"
-	"strconv"
-
-	"iothub-gateway/hubsim"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
 )
 
-func bareDialer(hub *hubsim.Hub) func(context.Context) (net.Conn, error) {
-	d := tls.Dialer{Config: &tls.Config{RootCAs: hub.CAPool(), ServerName: "localhost"}}
-	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", hub.MQTTAddr()) }
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
 }
 
-func main() {
-	if p := os.Getenv("CPUPROFILE"); p != "" {
-		f, _ := os.Create(p)
-		pprof.StartCPUProfile(f)
-		defer pprof.StopCPUProfile()
+// run measures the figures whose names begin with one of the arguments, or all of them.
+func run(ctx context.Context, only []string) error {
+	if role := os.Getenv(childRole); role != "" {
+		return runChild(ctx, role, os.Stdin, os.Stdout)
 	}
-	ctx := context.Background()
-	for _, arg := range os.Args[1:] {
-		n, _ := strconv.Atoi(arg)
-		b, err := 1.0, error(nil)
-		if os.Getenv("ONLY") != "durable" {
-			b, err = bareRate(ctx, n)
+	var results []result
+	for _, f := range figures() {
+		if len(only) > 0 && !slices.ContainsFunc(only, func(prefix string) bool { return strings.HasPrefix(f.name, prefix) }) {
+			continue
 		}
+		r, err := f.take(ctx)
 		if err != nil {
-			panic(err)
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
-		d, err := durableRate(ctx, n)
-		if err != nil {
-			panic(err)
-		}
-		fmt.Printf("%d: bare %.0f/s durable %.0f/s ratio %.2f\n", n, b, d, d/b)
+		fmt.Println(r)
+		results = append(results, r)
 	}
+	if len(only) > 0 {
+		return nil // a part of the figures is for looking, not for publishing
+	}
+	return write(results, time.Now())
 }

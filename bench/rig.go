@@ -56,9 +56,14 @@ func register(hub *hubsim.Hub, n int) ([]account, error) {
 	return all, nil
 }
 
+// target is where the product connects.
+func target(hub *hubsim.Hub) dial.Config {
+	return dial.Config{Address: hub.MQTTAddr(), ServerName: "localhost", Roots: hub.CAPool(), WriteTimeout: upstream.DefaultWriteTimeout, MaxPacket: 320 * 1024}
+}
+
 // dialer opens what the product opens.
 func dialer(hub *hubsim.Hub) func(context.Context) (*dial.Conn, error) {
-	cfg := dial.Config{Address: hub.MQTTAddr(), ServerName: "localhost", Roots: hub.CAPool(), WriteTimeout: upstream.DefaultWriteTimeout, MaxPacket: 320 * 1024}
+	cfg := target(hub)
 	return func(ctx context.Context) (*dial.Conn, error) { return dial.Hub(ctx, cfg) }
 }
 
@@ -76,21 +81,33 @@ func newGatewayRig(hub *hubsim.Hub, accounts []account) (*gatewayRig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &gatewayRig{dir: dir}
-	if r.queue, err = buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")}); err != nil {
+	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")})
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	r.stopQueue = background(r.queue.Run)
+	return startRig(dir, queue, accounts, rigOptions{open: dialer(hub), rate: 1e6}), nil
+}
+
+// rigOptions say how a rig connects.
+type rigOptions struct {
+	open func(context.Context) (*dial.Conn, error)
+	rate float64 // connections a second
+}
+
+// startRig runs a queue in dir and the pool of accounts.
+func startRig(dir string, queue *buffer.Queue, accounts []account, o rigOptions) *gatewayRig {
+	r := &gatewayRig{dir: dir, queue: queue, stopQueue: background(queue.Run)}
 	var members []upstream.Member
 	for _, a := range accounts {
-		members = append(members, upstream.Member{ID: a.id, Credential: a.credential, Lane: r.queue.Lane(a.id)})
+		members = append(members, upstream.Member{ID: a.id, Credential: a.credential, Lane: queue.Lane(a.id)})
 	}
-	r.pool = upstream.NewPool(upstream.Config{Dial: dialer(hub), QueueID: r.queue.ID(), ConnectRate: 1e6, Log: zerolog.Nop()}, members,
-		func(context.Context, gateway.Command) gateway.Reply {
-			return gateway.Reply{Status: 404, Body: []byte("{}")}
-		})
+	r.pool = upstream.NewPool(upstream.Config{Dial: o.open, QueueID: queue.ID(), ConnectRate: o.rate, Log: zerolog.Nop()}, members, noMethods)
 	r.stopPool = background(r.pool.Run)
-	return r, nil
+	return r
+}
+
+func noMethods(context.Context, gateway.Command) gateway.Reply {
+	return gateway.Reply{Status: 404, Body: []byte("{}")}
 }
 
 // connected waits until all identities are.

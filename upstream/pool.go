@@ -157,7 +157,7 @@ type link struct {
 	random func() float64
 	log    zerolog.Logger
 
-	work     sync.WaitGroup // commands in work, and senders of connections that are gone
+	work     sync.WaitGroup // commands in work
 	busy     atomic.Int32   // commands in work
 	acked    atomic.Uint64  // sequence released last
 	highest  atomic.Uint64  // sequence sent last

@@ -47,7 +47,7 @@ type session struct {
 	ctx      context.Context // ends, with a cause, when the connection is no more
 	lose     context.CancelCauseFunc
 	flight   *flight
-	drained  chan struct{} // closed when the sender has ended and nothing is in flight
+	late     *time.Timer // ends the connection if nothing in flight is acknowledged in time
 }
 
 // noStore keeps paho from remembering messages: a token that it completes from memory after a loss
@@ -65,28 +65,43 @@ func (noStore) All() []string                     { return nil }
 // serve connects, delivers until the connection is lost, ctx ends or the token is due, and says why
 // it ended. On the latter two it first waits for what is in flight.
 func (l *link) serve(ctx, commands context.Context) error {
-	login, err := l.member.Credential.Login(time.Now())
-	if err != nil {
-		return err
-	}
-	s := &session{link: l, commands: commands, flight: newFlight(l.pool.cfg.Window), drained: make(chan struct{})}
+	s := &session{link: l, commands: commands, flight: newFlight(l.pool.cfg.Window)}
 	s.ctx, s.lose = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.lose(nil)
-	if err := s.connect(ctx, login); err != nil {
+	expires, err := s.open(ctx)
+	if err != nil {
 		return err
 	}
 	defer s.client.Disconnect(disconnectWait)
 	l.noteConnected()
 
-	sending, stop := context.WithCancel(s.ctx)
-	defer stop()
-	// The link waits for the sender at its end, not here: the next connection need not wait until
-	// the sender has noticed the loss of this one.
-	l.work.Go(func() {
-		s.send(sending)
-		s.drain()
-	})
-	return s.supervise(ctx, stop, renewIn(time.Until(login.Expires), l.random()))
+	sending, stop := context.WithCancelCause(s.ctx)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
+	defer time.AfterFunc(renewIn(time.Until(expires), l.random()), func() { stop(errRenew) }).Stop()
+	s.late = time.AfterFunc(l.pool.cfg.AckTimeout, s.checkProgress)
+	defer s.late.Stop()
+	s.send(sending)
+	if lost := context.Cause(s.ctx); lost != nil {
+		return lost
+	}
+	return s.drain(context.Cause(sending))
+}
+
+// open proves who we are, connects and subscribes, and returns when the proof ends. It works on a
+// goroutine of its own, whose stack, grown by cryptography, is not kept for as long as the connection
+// lasts: thousands of identities would each hold it.
+func (s *session) open(ctx context.Context) (expires time.Time, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var login identity.Login
+		if login, err = s.member.Credential.Login(time.Now()); err == nil {
+			expires, err = login.Expires, s.connect(ctx, login)
+		}
+	}()
+	<-done // connect watches ctx
+	return expires, err
 }
 
 // renewIn is when to renew a token that holds for life: between 75 and 85 % of it, so that thousands
@@ -197,6 +212,9 @@ func (s *session) send(ctx context.Context) {
 			s.noteSent(e.Seq)
 			after = e.Seq
 		}
+		if free == s.pool.cfg.Window { // nothing was in flight
+			s.late.Reset(s.pool.cfg.AckTimeout)
+		}
 		if _, err := s.conn.Write(packets); err != nil {
 			s.lose(fmt.Errorf("publishing: %w", err))
 			return
@@ -207,17 +225,35 @@ func (s *session) send(ctx context.Context) {
 	}
 }
 
-// drain waits until nothing is in flight any more, or the connection is lost.
-func (s *session) drain() {
+// checkProgress ends a connection on which the hub acknowledges nothing, and looks again while
+// something is in flight.
+func (s *session) checkProgress() {
+	since, some := s.flight.waiting()
+	if !some {
+		return
+	}
+	left := s.pool.cfg.AckTimeout - time.Since(since)
+	if left <= 0 {
+		s.lose(errAckTimeout)
+		return
+	}
+	s.late.Reset(left)
+}
+
+// drain waits until nothing is in flight any more, and then returns reason.
+func (s *session) drain(reason error) error {
+	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
+	defer limit.Stop()
 	for {
 		if _, some := s.flight.waiting(); !some {
-			close(s.drained)
-			return
+			return reason
 		}
 		select {
 		case <-s.flight.room:
+		case <-limit.C:
+			return errDrain
 		case <-s.ctx.Done():
-			return
+			return context.Cause(s.ctx)
 		}
 	}
 }
@@ -232,41 +268,6 @@ func (s *session) acknowledge(id uint16) {
 	}
 	s.member.Lane.Ack(seq)
 	s.noteAcked(seq)
-}
-
-// supervise waits for the end of the connection and says why it came. stop ends the sender; it is
-// called when ctx ends or the token is due, and what is in flight then has DrainTimeout to arrive.
-func (s *session) supervise(ctx context.Context, stop func(), renewal time.Duration) error {
-	renew := time.NewTimer(renewal)
-	defer renew.Stop()
-	look := time.NewTicker(max(s.pool.cfg.AckTimeout/4, time.Millisecond))
-	defer look.Stop()
-	stopping, drained, reason := ctx.Done(), (<-chan struct{})(nil), error(nil)
-	var late <-chan time.Time
-	for {
-		select {
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
-		case <-drained:
-			return reason
-		case <-late:
-			return errDrain
-		case <-look.C:
-			if since, some := s.flight.waiting(); some && time.Since(since) > s.pool.cfg.AckTimeout {
-				return errAckTimeout
-			}
-			continue
-		case <-renew.C:
-			reason = errRenew
-		case <-stopping:
-			reason, stopping = ctx.Err(), nil
-		}
-		stop()
-		drained = s.drained
-		if late == nil {
-			late = time.After(s.pool.cfg.DrainTimeout)
-		}
-	}
 }
 
 // receive is called on the library's own goroutine, which must never wait: a command is handed to a

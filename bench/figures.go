@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// rounds is how often a figure and its limit are taken, in turns; the median of each counts.
+const rounds = 3
+
+// figure is one published number.
+type figure struct {
+	name, unit string
+	what       string // for people: what is measured
+	limitIs    string // and beside what
+	target     string // what the ratio should be
+	value      func(context.Context) (float64, error)
+	limit      func(context.Context) (float64, error)
+}
+
+// result is a figure with its numbers, in the form of results.json.
+type result struct {
+	Name   string  `json:"name"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	Limit  float64 `json:"limit"`
+	Ratio  float64 `json:"ratio"` // value / limit
+	figure figure
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("%-22s %12.1f %-10s limit %12.1f   ratio %5.2f   (%s)", r.Name, r.Value, r.Unit, r.Limit, r.Ratio, r.figure.target)
+}
+
+// take measures value and limit in turns.
+func (f figure) take(ctx context.Context) (result, error) {
+	var values, limits []float64
+	for range rounds {
+		limit, err := f.limit(ctx)
+		if err != nil {
+			return result{}, fmt.Errorf("limit: %w", err)
+		}
+		value, err := f.value(ctx)
+		if err != nil {
+			return result{}, err
+		}
+		values, limits = append(values, value), append(limits, limit)
+	}
+	v, l := median(values), median(limits)
+	return result{Name: f.name, Value: v, Unit: f.unit, Limit: l, Ratio: v / l, figure: f}, nil
+}
+
+func median(all []float64) float64 {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// p99 makes a measurement of two percentiles one of the second, in microseconds.
+func p99(measure func(context.Context) (time.Duration, time.Duration, error)) func(context.Context) (float64, error) {
+	return func(ctx context.Context) (float64, error) {
+		_, high, err := measure(ctx)
+		return float64(high.Microseconds()), err
+	}
+}
+
+// figures are all of them, in the order in which they are published.
+func figures() []figure {
+	var all []figure
+	for _, n := range []int{1, 10, 100, 1000} {
+		all = append(all, figure{
+			name: fmt.Sprintf("durable_tls_%d", n), unit: "messages/s", target: "at least 0.8",
+			what: fmt.Sprintf("from buffer.Put to PUBACK over TLS, %d identities, %d-byte bodies, window 16, batch off; %d producers that put %d messages a call; counted at the hub",
+				n, bodySize, producers, perPut),
+			limitIs: "paho alone publishing the same over as many connections, 16 in flight on each, no queue",
+			value:   func(ctx context.Context) (float64, error) { return durableRate(ctx, n) },
+			limit:   func(ctx context.Context) (float64, error) { return bareRate(ctx, n) },
+		})
+	}
+	for _, n := range []int{1, 100} {
+		all = append(all, figure{
+			name: fmt.Sprintf("put_p99_%d", n), unit: "µs", target: "lower is better",
+			what:    fmt.Sprintf("99th percentile of buffer.Put, %d producers, one %d-byte message a call", n, bodySize),
+			limitIs: "the same producers behind one goroutine that appends all that wait to a plain file and calls fdatasync",
+			value:   p99(func(ctx context.Context) (time.Duration, time.Duration, error) { return putLatency(ctx, n) }),
+			limit:   p99(func(ctx context.Context) (time.Duration, time.Duration, error) { return rawLatency(ctx, n) }),
+		})
+	}
+	all = append(all, figure{
+		name: "age_p99", unit: "µs", target: "lower is better",
+		what:    "99th percentile from the arrival of a Modbus register's value to the PUBACK of its message, polled every 20 ms, through adapter, bridge, queue file and TLS",
+		limitIs: "append to a plain file, fdatasync, publish with paho, wait for the PUBACK",
+		value:   p99(age), limit: p99(bareAge),
+	}, figure{
+		name: "identity_memory_1000", unit: "bytes", target: "at most 1.25",
+		what:    "resident memory of one idle identity over TLS, of 1000 in a process of their own",
+		limitIs: "paho alone with as many connections",
+		value:   func(ctx context.Context) (float64, error) { return identityMemory(ctx, "product", 1000) },
+		limit:   func(ctx context.Context) (float64, error) { return identityMemory(ctx, "bare", 1000) },
+	})
+	for _, n := range []int{1, 64} {
+		all = append(all, figure{
+			name: fmt.Sprintf("coap_post_%d", n), unit: "posts/s", target: "at 64 peers at least 0.5, or 0.8 x 64 / (2 x commit latency) posts/s, whichever is lower",
+			what:    fmt.Sprintf("CoAP CON POST of two SenML records to a 2.04 that says the reading is in the queue file, %d peers, each waiting for its answer", n),
+			limitIs: "go-coap's server whose handler does nothing but answer, with the same clients",
+			value:   func(ctx context.Context) (float64, error) { return durablePosts(ctx, n) },
+			limit:   func(ctx context.Context) (float64, error) { return barePosts(ctx, n) },
+		})
+	}
+	return all
+}
