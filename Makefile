@@ -1,6 +1,7 @@
 # make test    everything that continuous integration runs
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
+# make bench   every published figure beside its limit, into bench/RESULTS.md and bench/results.json
 
 GO ?= go
 export CGO_ENABLED ?= 1
@@ -9,7 +10,7 @@ export CGO_ENABLED ?= 1
 PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 	coap-client-openssl=libcoap3-bin npm=npm
 
-.PHONY: test lint build cross
+.PHONY: test lint build cross bench
 
 test: lint cross
 	e2e/peers.sh $(PEERS)
@@ -24,3 +25,6 @@ build:
 
 cross:
 	for arch in amd64 arm64 arm; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags=-s -o bin/gateway-linux-$$arch ./cmd/gateway || exit 1; done
+
+bench:
+	$(GO) run ./bench

@@ -7,8 +7,12 @@
 // so points that share a register always agree. What moves depends on the seed and the time alone.
 // Faults are dials that can be turned while it runs.
 //
-// It knows the mapping's words, never the adapters' code: its Modbus server, its byte orders and its
-// scaling are its own, so that a mistake of the adapter is not answered by the same mistake here.
+// What is polled stands in a Sim, behind Modbus servers. What reports by itself over CoAP are
+// Sensors, and of them Value says what the last report said.
+//
+// It knows the mapping's words, never the adapters' code: its Modbus server, its byte orders, its
+// SenML and its scaling are its own, so that a mistake of the adapter is not answered by the same
+// mistake here.
 package devsim
 
 import (

@@ -219,7 +219,7 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
-	if errors.Is(err, gateway.ErrUnknownPoint) || errors.Is(err, errNoLink) {
+	if errors.Is(err, gateway.ErrUnknownPoint) || errors.Is(err, errNoLink) || errors.Is(err, errNoSensor) {
 		status = http.StatusNotFound
 	}
 	reply(w, status, map[string]string{"error": err.Error()})

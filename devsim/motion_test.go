@@ -13,7 +13,7 @@ const hour = 3600 * ticksPerSecond
 // moving is a signal of a point with what the mapping says about it.
 func moving(at modbus.Point, north gateway.Point) *signal {
 	s := newSignal(seedOf(1, string(at.ID)))
-	s.move(at, north)
+	s.move(north, carrierOf(at))
 	return &s
 }
 
@@ -28,6 +28,8 @@ func TestAMeasurementSwingsInsideItsNaturalRange(t *testing.T) {
 		{"the mapping's range", scaled(modbus.Int16, 0.1, 0), gateway.Point{Unit: "Cel", Range: &gateway.Range{Min: -40, Max: 85}}, span{-40, 85}},
 		{"what may be written", scaled(modbus.Int16, 0.1, 0), gateway.Point{Write: &gateway.WriteRule{Min: &lo, Max: &hi}}, span{10, 30}},
 		{"the unit", scaled(modbus.Float32, 1, 0), gateway.Point{Unit: "V"}, span{224, 236}},
+		{"the unit of a battery", scaled(modbus.Float32, 1, 0), gateway.Point{ID: "door/Batt_1", Unit: "V"}, span{2.9, 3.2}},
+		{"a device called battery", scaled(modbus.Float32, 1, 0), gateway.Point{ID: "battery/mains", Unit: "V"}, span{224, 236}},
 		{"the line", linear(modbus.Int16, [2]float64{0, 4000}, [2]float64{6, -2}), gateway.Point{}, span{-2, 6}},
 		{"nothing known", scaled(modbus.Uint16, 1, 0), gateway.Point{}, span{0, 100}},
 		{"the registers carry less", scaled(modbus.Int16, 0.001, 0), gateway.Point{}, span{0, 32.767}},

@@ -2,9 +2,9 @@ package devsim
 
 import (
 	"math"
+	"strings"
 
 	gateway "iothub-gateway"
-	"iothub-gateway/adapters/modbus"
 )
 
 // span is a range of engineering values, both ends included.
@@ -13,7 +13,7 @@ type span struct{ lo, hi float64 }
 func (s span) middle() float64 { return s.lo + (s.hi-s.lo)/2 }
 
 // within cuts s to what lies in limits. Where nothing does, the middle half of limits takes its
-// place: a value that the registers cannot carry is of no use.
+// place: a value that cannot be carried is of no use.
 func (s span) within(limits span) span {
 	cut := span{math.Max(s.lo, limits.lo), math.Min(s.hi, limits.hi)}
 	if cut.lo <= cut.hi {
@@ -23,11 +23,18 @@ func (s span) within(limits span) span {
 	return span{limits.lo + quarter, limits.hi - quarter}
 }
 
+// carrier is what a protocol transports a point's values in, as far as it says how they move.
+type carrier struct {
+	limits span // the engineering values that it can carry
+	usual  span // of a measurement of which nothing else is known
+	counts bool // a point of which nothing else is known is a counter
+}
+
 // naturalSpan is where a point's values lie in a healthy plant: the mapping's range, else what may
-// be written, else what is usual for the unit, else 0 to 100.
-func naturalSpan(at modbus.Point, north gateway.Point) span {
-	natural := span{0, 100}
-	usual, known := usualSpan(north.Unit)
+// be written, else what is usual for the unit, else for the carrier.
+func naturalSpan(north gateway.Point, c carrier) span {
+	natural := c.usual
+	usual, known := usualSpan(north)
 	switch {
 	case north.Range != nil:
 		natural = span{north.Range.Min, north.Range.Max}
@@ -35,10 +42,8 @@ func naturalSpan(at modbus.Point, north gateway.Point) span {
 		natural = writeSpan(north.Write)
 	case known:
 		natural = usual
-	case at.Linear != nil:
-		natural = sorted(at.Linear.To[0], at.Linear.To[1])
 	}
-	return natural.within(carried(at))
+	return natural.within(c.limits)
 }
 
 // writeSpan is what a rule permits; with one limit alone, just that limit.
@@ -56,13 +61,16 @@ func writeSpan(rule *gateway.WriteRule) span {
 func sorted(a, b float64) span { return span{math.Min(a, b), math.Max(a, b)} }
 
 // usualSpan gives measured units (SenML, UCUM) a range that a person finds plausible.
-func usualSpan(unit string) (span, bool) {
-	switch unit {
+func usualSpan(north gateway.Point) (span, bool) {
+	switch north.Unit {
 	case "Cel":
 		return span{20, 80}, true
 	case "K":
 		return span{290, 350}, true
 	case "V":
+		if named(north.ID, "batt") {
+			return span{2.9, 3.2}, true // a lithium cell
+		}
 		return span{224, 236}, true
 	case "A":
 		return span{2, 32}, true
@@ -80,18 +88,31 @@ func usualSpan(unit string) (span, bool) {
 		return span{980, 1040}, true
 	case "%", "%RH":
 		return span{30, 70}, true
+	case "%EL": // SenML: what is left of a battery
+		return span{60, 95}, true
 	case "1/min", "rpm":
 		return span{900, 1500}, true
+	case "lx", "lux":
+		return span{150, 800}, true
+	case "ppm":
+		return span{420, 1100}, true
 	}
 	return span{}, false
 }
 
+// named tells whether the point's name, without its device's, contains part in small or capital
+// letters.
+func named(id gateway.PointID, part string) bool {
+	_, name, _ := strings.Cut(string(id), "/")
+	return strings.Contains(strings.ToLower(name), part)
+}
+
 // countingRate is what a counter counts per second: an hour meter 1/3600, anything else its own
 // steady figure. 0 means that the point is a measurement. Energies, volumes and hours count, and so
-// does a wide unsigned integer of which nothing else is known.
-func countingRate(at modbus.Point, north gateway.Point, seed uint64) float64 {
+// does what the carrier takes for a counter.
+func countingRate(north gateway.Point, c carrier, seed uint64) float64 {
 	steady := 0.02 + 0.5*fraction(seed+30)
-	_, measured := usualSpan(north.Unit)
+	_, measured := usualSpan(north)
 	switch {
 	case north.Wrap == 0 && north.Range != nil:
 		return 0
@@ -103,23 +124,23 @@ func countingRate(at modbus.Point, north gateway.Point, seed uint64) float64 {
 		return steady
 	case north.Wrap > 0:
 		return steady
-	case (at.Type == modbus.Uint32 || at.Type == modbus.Uint64) && !measured && at.Linear == nil:
+	case c.counts && !measured:
 		return steady
 	}
 	return 0
 }
 
 // move fills in how the number of a point moves.
-func (s *signal) move(at modbus.Point, north gateway.Point) {
-	natural := naturalSpan(at, north)
+func (s *signal) move(north gateway.Point, c carrier) {
+	natural := naturalSpan(north, c)
 	s.lo, s.hi = natural.lo, natural.hi
-	s.rate = countingRate(at, north, s.seed)
+	s.rate = countingRate(north, c, s.seed)
 	// 1e15 is where a float64 still counts in steps finer than any rate here.
-	s.wrap = math.Min(carried(at).hi, 1e15)
+	s.wrap = math.Min(c.limits.hi, 1e15)
 	if north.Wrap > 0 {
 		s.wrap = math.Min(s.wrap, north.Wrap)
 	}
 	if s.wrap <= 0 {
-		s.rate = 0 // the registers carry nothing above 0, so nothing can grow in them
+		s.rate = 0 // nothing above 0 can be carried, so nothing can grow
 	}
 }

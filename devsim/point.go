@@ -28,7 +28,7 @@ func newPoint(at modbus.Point, north gateway.Point, seed int64) *point {
 	p := &point{at: at, north: north, layout: layoutOf(at), signal: newSignal(seedOf(seed, string(at.ID)))}
 	p.still = at.Writable || at.Type == modbus.String
 	if at.Type != modbus.Bool && at.Type != modbus.String {
-		p.signal.move(at, north)
+		p.signal.move(north, carrierOf(at))
 	}
 	return p
 }
@@ -49,7 +49,7 @@ func (p *point) start() {
 	case p.at.Type == modbus.Bool || len(p.at.Flags) > 0:
 		p.storeRaw(0)
 	default:
-		p.storeNumber(naturalSpan(p.at, p.north).middle())
+		p.storeNumber(naturalSpan(p.north, carrierOf(p.at)).middle())
 	}
 }
 

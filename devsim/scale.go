@@ -77,6 +77,17 @@ func carried(at modbus.Point) span {
 	return sorted(toEngineering(at, raw.lo), toEngineering(at, raw.hi))
 }
 
+// carrierOf says what the registers of a point tell of how it moves: they carry what fits, a line's
+// far end is its range, and a wide unsigned integer counts.
+func carrierOf(at modbus.Point) carrier {
+	c := carrier{limits: carried(at), usual: span{0, 100}}
+	c.counts = (at.Type == modbus.Uint32 || at.Type == modbus.Uint64) && at.Linear == nil
+	if at.Linear != nil {
+		c.usual = sorted(at.Linear.To[0], at.Linear.To[1])
+	}
+	return c
+}
+
 // numberBits is the raw value nearest to the engineering value v; ok is false if the type cannot
 // carry it.
 func numberBits(at modbus.Point, v float64) (raw uint64, ok bool) {
@@ -137,9 +148,15 @@ func number(at modbus.Point, raw uint64) gateway.Value {
 	if at.Linear == nil && !plain(at) {
 		places += decimals(strconv.FormatFloat(at.Scale, 'f', -1, 64))
 		places = max(places, decimals(strconv.FormatFloat(at.Offset, 'f', -1, 64)))
-		v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'f', places, 64), 64)
+		v = rounded(v, places)
 	}
 	return gateway.FloatValue(v)
+}
+
+// rounded cuts v to so many decimals.
+func rounded(v float64, places int) float64 {
+	v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'f', places, 64), 64) // the text is our own
+	return v
 }
 
 func floatOf(at modbus.Point, raw uint64) float64 {

@@ -1,0 +1,443 @@
+package devsim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+	"github.com/rs/zerolog"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/adapters/coap"
+	"iothub-gateway/mapping"
+)
+
+// recordsOf reads a SenML pack in JSON or CBOR as values by name.
+func recordsOf(t testing.TB, p post, base string) map[string]any {
+	t.Helper()
+	var pack []map[string]any
+	if p.media == 112 {
+		var labelled []map[int]any
+		if err := cbor.Unmarshal(p.body, &labelled); err != nil {
+			t.Fatalf("% x: %v", p.body, err)
+		}
+		names := map[int]string{-2: "bn", 0: "n", 1: "u", 2: "v", 3: "vs", 4: "vb"}
+		for _, fields := range labelled {
+			record := make(map[string]any)
+			for label, v := range fields {
+				record[names[label]] = v
+			}
+			pack = append(pack, record)
+		}
+	} else if err := json.Unmarshal(p.body, &pack); err != nil {
+		t.Fatalf("%s: %v", p.body, err)
+	}
+	if len(pack) == 0 || pack[0]["bn"] != base {
+		t.Fatalf("%v does not begin with the base name %s", pack, base)
+	}
+	found := make(map[string]any)
+	for _, record := range pack {
+		for _, form := range []string{"v", "vb", "vs"} {
+			if v, ok := record[form]; ok {
+				found[record["n"].(string)] = v
+			}
+		}
+	}
+	return found
+}
+
+// means tells whether a decoded value is v, numbers being compared as such.
+func means(decoded any, v gateway.Value) bool {
+	if f, ok := v.Number(); ok {
+		got, err := json.Number(fmt.Sprint(decoded)).Float64()
+		return err == nil && got == f
+	}
+	return fmt.Sprint(decoded) == v.String()
+}
+
+func TestASecureSensorReportsWhatItsMappingSays(t *testing.T) {
+	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": sensorKey})
+	s := sensorsAt(only(fieldPlant(), "env-17"), field.addr)
+	s.Mute("env-17", true)
+	first := make(map[string]gateway.Value)
+	for _, name := range []string{"temperature", "humidity", "battery", "front_door"} {
+		first[name] = sensedValue(t, s, gateway.PointID("env-17/"+name))
+	}
+	running(t, s)
+	for range 3 {
+		if code := reported(t, s, "env-17"); code != "2.04" {
+			t.Fatalf("answered %s", code)
+		}
+	}
+	posts := field.wait(t, 3)
+	for i, p := range posts {
+		if !slices.Equal(p.path, []string{"v1", "t"}) || p.media != 110 || p.psk != "env-17" || p.random != posts[0].random {
+			t.Errorf("report %d: path %q, format %d, identity %q, session %x", i, p.path, p.media, p.psk, p.random)
+		}
+	}
+	got := recordsOf(t, posts[0], "urn:dev:sim:env-17:")
+	for name, key := range map[string]string{"temperature": "temp", "humidity": "hum", "battery": "batt", "front_door": "door"} {
+		if !means(got[key], first[name]) {
+			t.Errorf("%s: the first report says %v, Value said %s", name, got[key], first[name])
+		}
+	}
+	got = recordsOf(t, posts[2], "urn:dev:sim:env-17:")
+	pressure, _ := sensedValue(t, s, "env-17/pressure").Number()
+	if raw := got["p"].(float64); raw*0.01+300-pressure > 1e-9 || pressure-raw*0.01-300 > 1e-9 || len(got) != 5 {
+		t.Errorf("%v, want a pressure of %g", got, pressure)
+	}
+	if acked := s.Acked()["env-17"]; acked != 3 {
+		t.Errorf("%d acknowledged", acked)
+	}
+}
+
+func TestAPlainSensorReportsWhatItsMappingSays(t *testing.T) {
+	vlan := listenPlain(t, "127.0.0.1:0")
+	s := sensorsAt(fieldPlant(), vlan.addr)
+	for _, device := range []string{"env-17", "node", "tank", "probe"} {
+		s.Mute(device, true)
+	}
+	hold(t, s, "tank/label", gateway.TextValue("nord"))
+	running(t, s)
+	for i, device := range []string{"node", "tank", "probe"} {
+		if code := reported(t, s, device); code != "2.04" {
+			t.Fatalf("%s: answered %s", device, code)
+		}
+		if p := vlan.wait(t, i+1)[i]; p.from.String() != "127.0.0.1" {
+			t.Errorf("%s reports from %s", device, p.from)
+		}
+	}
+	posts := vlan.all()
+	if node := posts[0]; !slices.Equal(node.path, []string{"cbor"}) || node.media != 112 {
+		t.Errorf("node: path %q, format %d", node.path, node.media)
+	}
+	found := recordsOf(t, posts[0], "urn:dev:sim:node:")
+	for name, decoded := range found {
+		if want := sensedValue(t, s, gateway.PointID("node/"+name)); !means(decoded, want) {
+			t.Errorf("node/%s: %v, want %s", name, decoded, want)
+		}
+	}
+	if len(found) != 3 {
+		t.Errorf("node reports %v", found)
+	}
+	if tank := posts[1]; !slices.Equal(tank.path, []string{"a", "", "b", ""}) || tank.media != 50 {
+		t.Errorf("tank: path %q, format %d", tank.path, tank.media)
+	}
+	want := fmt.Sprintf(`{"label":"nord","state":{"a/b~c":%s,"level":%s}}`, sensedValue(t, s, "tank/odd"), sensedValue(t, s, "tank/raw"))
+	if got := string(posts[1].body); got != want {
+		t.Errorf("tank: %s, want %s", got, want)
+	}
+	if p := posts[2]; len(p.path) != 0 || p.media != 0 || string(p.body) != sensedValue(t, s, "probe/lux").String() {
+		t.Errorf("probe: path %q, format %d, %s", p.path, p.media, p.body)
+	}
+}
+
+func TestAReportOfManyPointsArrivesWhole(t *testing.T) {
+	for _, plain := range []bool{true, false} {
+		d := coap.Device{Name: "big", PSK: "big", Path: "/v1/t"}
+		for i := range 100 {
+			d.Points = append(d.Points, sensePoint(fmt.Sprintf("big/p%d", i), coap.FromSenML, fmt.Sprintf("channel-%d", i)))
+		}
+		plant := &mapping.Plant{Listeners: []mapping.Listener{{Config: coap.Config{Name: "l", Plain: plain, Devices: []coap.Device{d}}}}}
+		listener := listenSecure(t, "127.0.0.1:0", map[string]string{"big": sensorKey})
+		if plain {
+			listener = listenPlain(t, "127.0.0.1:0")
+		}
+		s := sensorsAt(plant, listener.addr)
+		s.Mute("big", true)
+		running(t, s)
+		if code := reported(t, s, "big"); code != "2.04" {
+			t.Fatalf("plain %v: answered %s", plain, code)
+		}
+		p := listener.wait(t, 1)[0]
+		if found := recordsOf(t, p, "urn:dev:sim:big:"); len(found) != 100 || len(p.body) < 2048 {
+			t.Errorf("plain %v: %d records in %d bytes", plain, len(found), len(p.body))
+		}
+	}
+}
+
+func TestASensorReportsAgainAndAgainInOneSession(t *testing.T) {
+	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": sensorKey})
+	s := hasty(sensorsAt(only(fieldPlant(), "env-17"), field.addr))
+	stop := running(t, s)
+	posts := field.wait(t, 5)
+	for _, p := range posts {
+		if p.random != posts[0].random {
+			t.Error("a second session")
+		}
+	}
+	eventually(t, "they are counted", func() bool { return s.Acked()["env-17"] >= 5 })
+	stop()
+	n := len(field.all())
+	if acked := int(s.Acked()["env-17"]); acked > n || acked < n-1 {
+		t.Errorf("%d reports, %d counted", n, acked)
+	}
+}
+
+func TestAReportThatIsLostIsSentAgain(t *testing.T) {
+	vlan := listenPlain(t, "127.0.0.1:0")
+	s := hasty(sensorsAt(only(fieldPlant(), "probe"), vlan.addr))
+	s.pace.ack = 120 * time.Millisecond
+	s.Mute("probe", true)
+	running(t, s)
+	// The last datagram gets through, and its answer comes when no further one is due.
+	vlan.turn(func(l *server) { l.deaf, l.slow = maxRetransmit, 40*time.Millisecond })
+	if code := reported(t, s, "probe"); code != "2.04" {
+		t.Errorf("answered %s", code)
+	}
+	vlan.turn(func(l *server) {
+		if len(l.posts) != 1 || l.unheard != maxRetransmit {
+			t.Errorf("%d reports, %d datagrams lost", len(l.posts), l.unheard)
+		}
+	})
+}
+
+func TestASessionWithoutAnAnswerIsNotUsedAgain(t *testing.T) {
+	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": sensorKey})
+	s := hasty(sensorsAt(only(fieldPlant(), "env-17"), field.addr))
+	s.Mute("env-17", true)
+	running(t, s)
+	reported(t, s, "env-17")
+	field.turn(func(l *server) { l.deaf = 1000 })
+	_, err := s.Report(context.Background(), "env-17")
+	if err == nil || !strings.Contains(err.Error(), "sensor env-17: no answer from listener field at "+field.addr) {
+		t.Errorf("error %v", err)
+	}
+	field.turn(func(l *server) { l.deaf = 0 })
+	reported(t, s, "env-17")
+	posts := field.all()
+	if len(posts) != 2 || posts[0].random == posts[1].random {
+		t.Errorf("%d reports, the same session: %v", len(posts), posts[0].random == posts[1].random)
+	}
+	if acked := s.Acked()["env-17"]; acked != 2 {
+		t.Errorf("%d acknowledged", acked)
+	}
+}
+
+func TestASessionThatTheListenerEndedCostsNoReport(t *testing.T) {
+	keys := map[string]string{"env-17": sensorKey}
+	before := listenSecure(t, "127.0.0.1:0", keys)
+	s := hasty(sensorsAt(only(fieldPlant(), "env-17"), before.addr))
+	s.Mute("env-17", true)
+	running(t, s)
+	reported(t, s, "env-17")
+	before.stop()
+	eventually(t, "the session has ended", func() bool {
+		s.clock.mu.Lock()
+		defer s.clock.mu.Unlock()
+		return len(s.clock.hands) == 0
+	})
+	after := listenSecure(t, before.addr, keys)
+	if code := reported(t, s, "env-17"); code != "2.04" || len(after.all()) != 1 {
+		t.Errorf("answered %s, %d reports", code, len(after.all()))
+	}
+}
+
+// The listener may be bound to any of the machine's addresses.
+func TestPlainReportsComeFromTheLoopback(t *testing.T) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := 0
+	for _, address := range addresses {
+		ip := address.(*net.IPNet).IP.To4()
+		if ip == nil {
+			continue
+		}
+		vlan := listenPlain(t, net.JoinHostPort(ip.String(), "0"))
+		stop := running(t, hasty(sensorsAt(only(fieldPlant(), "probe"), vlan.addr)))
+		p := vlan.wait(t, 1)[0]
+		stop()
+		heard++
+		if p.from.String() != "127.0.0.1" {
+			t.Errorf("at %s they come from %s", ip, p.from)
+		}
+	}
+	if heard == 0 {
+		t.Error("no address to listen at")
+	}
+}
+
+func TestSensorsComeBackWhenTheListenerDoes(t *testing.T) {
+	keys := map[string]string{"env-17": sensorKey}
+	for name, listen := range map[string]func(address string) *server{
+		"env-17": func(address string) *server { return listenSecure(t, address, keys) },
+		"probe":  func(address string) *server { return listenPlain(t, address) },
+	} {
+		for _, elsewhere := range []bool{false, true} {
+			before := listen("127.0.0.1:0")
+			where := &directory{addr: before.addr}
+			s := hasty(NewSensors(SensorConfig{Plant: only(fieldPlant(), name), Addr: where.find, Key: keyOf, Log: zerolog.Nop()}))
+			stop := running(t, s)
+			before.wait(t, 2)
+			before.stop()
+			where.move("")
+			asked := where.times()
+			eventually(t, "it is looked for", func() bool { return where.times() > asked })
+			address := before.addr
+			if elsewhere {
+				address = "127.0.0.1:0"
+			}
+			after := listen(address)
+			where.move(after.addr)
+			after.wait(t, 2)
+			stop()
+		}
+	}
+}
+
+func TestAWrongKeyIsTriedLessAndLessOften(t *testing.T) {
+	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": "another key 16 b"})
+	where := &directory{addr: field.addr}
+	var log lockedBuffer
+	s := hasty(NewSensors(SensorConfig{Plant: only(fieldPlant(), "env-17"), Addr: where.find, Key: keyOf, Log: zerolog.New(&log)}))
+	s.pace.handshake, s.pace.retry = 30*time.Millisecond, 30*time.Millisecond
+	stop := running(t, s)
+	// The waits alone are 30, 60, 120 and 240 ms, a quarter more or less.
+	began := time.Now()
+	eventually(t, "it tries", func() bool { return where.times() == 5 })
+	if took := time.Since(began); took < 330*time.Millisecond {
+		t.Errorf("5 attempts within %v", took)
+	}
+	stop()
+	if len(field.all()) != 0 || s.Acked()["env-17"] != 0 {
+		t.Error("a report got in")
+	}
+	if text := log.String(); strings.Count(text, "not answered") != 1 || !strings.Contains(text, "handshake as") || strings.Contains(text, sensorKey) {
+		t.Errorf("log: %s", text)
+	}
+}
+
+func TestASensorThatIsNotAnsweredRestsLonger(t *testing.T) {
+	o := still(only(fieldPlant(), "env-17")).sensors[0]
+	bad := outcome{err: context.DeadlineExceeded}
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 16, 16} {
+		if got := o.rest(bad); got < want*3*time.Second/4 || got > want*5*time.Second/4 {
+			t.Errorf("after failure %d: %v, want about %d s", i+1, got, want)
+		}
+	}
+	if got := o.rest(outcome{code: "5.03"}); got != 30*time.Second {
+		t.Errorf("after an answer: %v", got)
+	}
+	if got := o.rest(bad); got > 2*time.Second {
+		t.Errorf("after the next failure: %v", got)
+	}
+}
+
+func TestARefusedReportIsNoReasonToHurryOrToStop(t *testing.T) {
+	vlan := listenPlain(t, "127.0.0.1:0")
+	vlan.turn(func(l *server) { l.answer = codes.ServiceUnavailable })
+	var log lockedBuffer
+	s := hasty(NewSensors(SensorConfig{
+		Plant: only(fieldPlant(), "probe"), Addr: func(string) string { return vlan.addr }, Key: keyOf, Log: zerolog.New(&log),
+	}))
+	running(t, s)
+	vlan.wait(t, 3)
+	if code := reported(t, s, "probe"); code != "5.03" {
+		t.Errorf("answered %s", code)
+	}
+	if acked := s.Acked()["probe"]; acked != 0 {
+		t.Errorf("%d acknowledged", acked)
+	}
+	vlan.turn(func(l *server) { l.answer = codes.Changed })
+	eventually(t, "reports are taken again", func() bool { return s.Acked()["probe"] > 2 })
+	text := log.String()
+	if strings.Count(text, "refused") != 1 || strings.Count(text, "are taken") != 1 || !strings.Contains(text, `"code":"5.03"`) {
+		t.Errorf("log: %s", text)
+	}
+}
+
+func TestASensorSaysWhyItCannotConnect(t *testing.T) {
+	silent := silentPort(t)
+	for _, test := range []struct {
+		addr, key, says string
+	}{
+		{"", sensorKey, "listener field does not listen"},
+		{"nowhere", sensorKey, `listener field at "nowhere"`},
+		{silent, "", `no key for PSK identity "env-17"`},
+		{silent, sensorKey, `handshake as "env-17"`},
+	} {
+		s := hasty(NewSensors(SensorConfig{
+			Plant: only(fieldPlant(), "env-17"), Log: zerolog.Nop(),
+			Addr: func(string) string { return test.addr },
+			Key:  func(string) []byte { return []byte(test.key) },
+		}))
+		s.pace.handshake = 50 * time.Millisecond
+		s.Mute("env-17", true)
+		stop := running(t, s)
+		code, err := s.Report(context.Background(), "env-17")
+		if err == nil || !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), "sensor env-17") || code != "" {
+			t.Errorf("%q: %q, %v, want %s", test.addr, code, err, test.says)
+		}
+		stop()
+	}
+}
+
+func TestAReportWithoutAnAnswerDoesNotKeepRunFromEnding(t *testing.T) {
+	for _, device := range []string{"env-17", "probe"} {
+		s := sensorsAt(only(fieldPlant(), device), silentPort(t))
+		s.sensors[0].first = 0
+		stop := running(t, s)
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.Report(context.Background(), device)
+			answer <- err
+		}()
+		stop()
+		if err := <-answer; err == nil {
+			t.Errorf("%s: no error", device)
+		}
+	}
+}
+
+func TestAPortWhereNothingListensIsNoAnswerAtOnce(t *testing.T) {
+	vlan := listenPlain(t, "127.0.0.1:0")
+	vlan.stop()
+	s := sensorsAt(only(fieldPlant(), "probe"), vlan.addr)
+	s.Mute("probe", true)
+	running(t, s)
+	began := time.Now()
+	_, err := s.Report(context.Background(), "probe")
+	if !errors.Is(err, errClosed) || errors.Is(err, context.Canceled) || time.Since(began) > time.Second {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+}
+
+func TestTheClockForgetsWhatHasEnded(t *testing.T) {
+	var c clock
+	var rang bytes.Buffer
+	for i, life := range []int{1, 3, 2} {
+		c.add(func(time.Time) bool {
+			fmt.Fprint(&rang, i)
+			life--
+			return life > 0
+		})
+	}
+	for range 4 {
+		c.tick(time.Now())
+	}
+	if rang.String() != "012121" || len(c.hands) != 0 {
+		t.Errorf("rang %s, %d are left", rang.String(), len(c.hands))
+	}
+}
+
+func TestASocketThatListensEverywhereIsReachedHere(t *testing.T) {
+	for listens, want := range map[string]string{
+		"0.0.0.0:5683": "127.0.0.1:5683", "[::]:5683": "127.0.0.1:5683",
+		"10.7.4.1:5683": "10.7.4.1:5683", "[::1]:5683": "[::1]:5683", "gateway:5683": "gateway:5683", "": "",
+	} {
+		if got := reachable(listens); got != want {
+			t.Errorf("%q: %q, want %q", listens, got, want)
+		}
+	}
+}
