@@ -48,7 +48,7 @@ func TestABeatOfAQueueThatDoesNotRunEndsWithItsContext(t *testing.T) {
 }
 
 func TestABeatThatRacesWithTheEndOfRunReturns(t *testing.T) {
-	for range 50 {
+	for range 20 {
 		q, stop := start(t, queuePath(t))
 		var beats sync.WaitGroup
 		for range 8 {

@@ -58,12 +58,12 @@ func fullDiskChild(path string) error {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
 		return err
 	}
-	for range 500 {
+	for range 100 {
 		if err := retryPut(ctx, q, body); err != nil {
 			return fmt.Errorf("without the limit: %w", err)
 		}
 	}
-	if c := q.Stats(); int(c.Put) != accepted+501 || int(c.Acked) != accepted/2 {
+	if c := q.Stats(); int(c.Put) != accepted+101 || int(c.Acked) != accepted/2 {
 		return fmt.Errorf("%d accepted: %+v", accepted, c.Counts)
 	}
 	cancel()
