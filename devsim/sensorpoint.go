@@ -143,7 +143,7 @@ func (p *sensed) encode(v gateway.Value) (gateway.Value, error) {
 	text, _ := v.Text()
 	scale := scalingOf(p.at)
 	switch {
-	case false:
+	case p.place == nil:
 		return refuse(p.without())
 	case v.Kind() == gateway.Absent && p.at.Source == coap.FromBody:
 		return refuse("a text always has a value")
