@@ -98,7 +98,7 @@ func watchTasks(o runOptions, s *service) ([]task, error) {
 			return nil, err
 		}
 		tasks = append(tasks, task{"health page", func(ctx context.Context) error {
-			return status.Serve(ctx, listener, status.Handler(supervisor.Health))
+			return control.Serve(ctx, listener, status.Handler(supervisor.Health))
 		}})
 	}
 	return append(tasks, task{"supervisor", supervisor.Run}), nil

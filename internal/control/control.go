@@ -49,16 +49,16 @@ func Listen(path string) (net.Listener, error) {
 	return listener, nil
 }
 
-// Serve answers requests on listener until ctx ends.
+// Serve answers requests on listener, the socket's or another, until ctx ends.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 5 * time.Second,
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("control socket: %w", err)
+		return err
 	}
 	return nil
 }

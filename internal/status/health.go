@@ -3,13 +3,10 @@
 package status
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"time"
 )
 
 // State is the whole of the daemon in one word.
@@ -60,15 +57,4 @@ func Listen(address string) (net.Listener, error) {
 		return nil, fmt.Errorf("health page: %w; choose another address with --health, or --health off", err)
 	}
 	return listener, nil
-}
-
-// Serve answers on listener until ctx ends.
-func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("health page: %w", err)
-	}
-	return nil
 }
