@@ -1,4 +1,5 @@
 # make test    everything that continuous integration runs
+# make proof   the service under a real systemd, in a container; takes root, and downloads a Debian once
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
 # make bench   every published figure beside its limit, into bench/RESULTS.md and bench/results.json
@@ -10,15 +11,19 @@ export CGO_ENABLED ?= 1
 PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 	coap-client-openssl=libcoap3-bin npm=npm
 
-.PHONY: test lint build cross bench
+.PHONY: test proof lint build cross bench
 
 test: lint cross
 	e2e/peers.sh $(PEERS)
 	$(GO) test -race -timeout 10m ./...
 
+proof:
+	e2e/peers.sh systemd-nspawn=systemd-container debootstrap=debootstrap
+	$(GO) test -tags proof -run Systemd -count=1 -v -timeout 10m ./e2e
+
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
-	$(GO) vet ./...
+	$(GO) vet -tags proof ./...
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o bin/gateway ./cmd/gateway

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -254,6 +255,45 @@ func (b *box) run(t *testing.T, args ...string) string {
 func (b *box) property(t *testing.T, name string) string {
 	t.Helper()
 	return strings.TrimSpace(b.run(t, "systemctl", "show", "--value", "--property="+name, unitName))
+}
+
+// asService runs a command among the files that the service sees, as the user it runs as.
+func (b *box) asService(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	pid := b.property(t, "MainPID")
+	user := strconv.FormatUint(uint64(b.owner(t, "/proc/"+pid)), 10)
+	return b.try(append([]string{"nsenter", "--target", pid, "--mount", "--user", "--setuid", user, "--setgid", user, "--"}, args...)...)
+}
+
+// owner is the user id that a file of the box belongs to.
+func (b *box) owner(t *testing.T, name string) uint32 {
+	t.Helper()
+	info, err := os.Stat(b.path(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Uid
+}
+
+// entry is one line of the journal.
+type entry struct {
+	Priority string `json:"PRIORITY"`
+	Message  string `json:"MESSAGE"`
+}
+
+// journal is what the service's own process said, of at least the given priority.
+func (b *box) journal(t *testing.T, priority string) []entry {
+	t.Helper()
+	var entries []entry
+	out := b.run(t, "journalctl", "--no-pager", "--output=json", "--priority="+priority, "_SYSTEMD_UNIT="+unitName)
+	for line := range strings.Lines(out) {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("journal line %s: %v", line, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries
 }
 
 // inNetwork runs f in the box's network: a socket belongs to the network of the thread that makes it,

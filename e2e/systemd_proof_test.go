@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -56,7 +55,7 @@ func install(t *testing.T) *installation {
 	}
 	i.install(unitExec, 0o755, read(binary))
 	i.install("/etc/systemd/system/"+unitName, 0o644, read(unitFile))
-	i.run(t, "systemctl", "daemon-reload")
+	i.run(t, "systemctl", "enable", "--quiet", unitName)
 	return i
 }
 
@@ -82,6 +81,7 @@ func TestSystemdRunsTheGatewayAsAService(t *testing.T) {
 		{"a restart loses and repeats nothing", restartKeepsState},
 		{"a gateway that hangs is restarted and loses nothing", watchdogRestarts},
 		{"stop ends cleanly and keeps the queue", stopIsClean},
+		{"a user of its own may own key files, and the queue goes on", ownUserServes},
 	} {
 		began := time.Now()
 		if !t.Run(step.name, func(t *testing.T) { step.show(t, i) }) {
@@ -169,24 +169,6 @@ func messagesArrive(t *testing.T, i *installation) {
 	}
 }
 
-// asService runs a command among the files that the service sees, as the user it runs as.
-func (i *installation) asService(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	pid := i.property(t, "MainPID")
-	user := strconv.FormatUint(uint64(i.owner(t, "/proc/"+pid)), 10)
-	return i.try(append([]string{"nsenter", "--target", pid, "--mount", "--user", "--setuid", user, "--setgid", user, "--"}, args...)...)
-}
-
-// owner is the user id that a file of the box belongs to.
-func (i *installation) owner(t *testing.T, name string) uint32 {
-	t.Helper()
-	info, err := os.Stat(i.path(name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.Sys().(*syscall.Stat_t).Uid
-}
-
 func keysAreClosed(t *testing.T, i *installation) {
 	for name, key := range i.keys {
 		if out, err := i.asService(t, "cat", filepath.Join(servedKeys, "keys_"+name)); err != nil || strings.TrimSpace(out) != key {
@@ -234,29 +216,8 @@ func processIsConfined(t *testing.T, i *installation) {
 	}
 }
 
-// entry is one line of the journal.
-type entry struct {
-	Priority string `json:"PRIORITY"`
-	Message  string `json:"MESSAGE"`
-}
-
-// journal is what the service's own process said, of at least the given priority.
-func (i *installation) journal(t *testing.T, priority string) []entry {
-	t.Helper()
-	var entries []entry
-	out := i.run(t, "journalctl", "--no-pager", "--output=json", "--priority="+priority, "_SYSTEMD_UNIT="+unitName)
-	for line := range strings.Lines(out) {
-		var e entry
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("journal line %s: %v", line, err)
-		}
-		entries = append(entries, e)
-	}
-	return entries
-}
-
 func journalHasPriorities(t *testing.T, i *installation) {
-	const info, warning = "gateway started", "the gateway is degraded"
+	const info, warning = "gateway started", "no connection to the hub"
 	priority := func(entries []entry, text string) string {
 		for _, e := range entries {
 			if strings.Contains(e.Message, text) {
@@ -265,7 +226,10 @@ func journalHasPriorities(t *testing.T, i *installation) {
 		}
 		return "none"
 	}
-	eventually(t, 60*time.Second, "the journal warns of the device that refuses", func() bool {
+	if !i.hub.Kick("press") {
+		t.Fatal("press was not connected")
+	}
+	eventually(t, 20*time.Second, "the journal warns of the lost connection", func() bool {
 		return priority(i.journal(t, "warning"), warning) != "none"
 	})
 	warnings, all := i.journal(t, "warning"), i.journal(t, "debug")
@@ -286,6 +250,9 @@ func journalHasPriorities(t *testing.T, i *installation) {
 }
 
 func restartKeepsState(t *testing.T, i *installation) {
+	i.hub.DelayAcks("", 100*time.Millisecond) // so that something is in flight
+	defer i.hub.DelayAcks("", 0)
+	i.flows(t, 20*time.Second)
 	before, pid := judge(t, i.hub), i.property(t, "MainPID")
 	i.run(t, "systemctl", "restart", unitName)
 	i.flows(t, 20*time.Second)
@@ -310,6 +277,8 @@ func watchdogRestarts(t *testing.T, i *installation) {
 	if got := i.property(t, "WatchdogUSec"); got != "6s" {
 		t.Fatalf("WatchdogSec is %s", got)
 	}
+	i.hub.DelayAcks("", 100*time.Millisecond) // so that something is in flight
+	defer i.hub.DelayAcks("", 0)
 	i.flows(t, 20*time.Second)
 	pid, before := i.property(t, "MainPID"), judge(t, i.hub)
 	i.run(t, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", unitName)
@@ -318,6 +287,9 @@ func watchdogRestarts(t *testing.T, i *installation) {
 		return i.property(t, "NRestarts") != "0" && i.property(t, "ActiveState") == "active"
 	})
 	restarted := time.Since(stopped)
+	if why := i.run(t, "journalctl", "--no-pager", "--output=cat", "--unit="+unitName, "--grep=Watchdog timeout"); !strings.Contains(why, "limit 6s") {
+		t.Errorf("it was restarted, but not by the watchdog: %q", why)
+	}
 	if i.property(t, "MainPID") == pid {
 		t.Error("the process is still the one that hung")
 	}
@@ -358,4 +330,27 @@ func stopIsClean(t *testing.T, i *installation) {
 		t.Errorf("the control socket's directory is still there: %v", err)
 	}
 	judge(t, i.hub)
+}
+
+// What the unit's head says of mappings with file: keys.
+func ownUserServes(t *testing.T, i *installation) {
+	before := judge(t, i.hub)
+	i.run(t, "useradd", "--system", "--no-create-home", "iothub-gateway")
+	for name, key := range i.keys {
+		i.install(filepath.Join("/etc/iothub-gateway/keys", name), 0o600, []byte(key))
+	}
+	i.run(t, "chown", "-R", "iothub-gateway:", "/etc/iothub-gateway/keys")
+	i.install(mappingPath, 0o644, []byte(strings.ReplaceAll(string(i.mapping), "credential:", "file:keys/")))
+	i.run(t, "systemctl", "start", unitName)
+	i.flows(t, 20*time.Second)
+	want := strings.TrimSpace(i.run(t, "id", "--user", "iothub-gateway"))
+	if got := i.owner(t, "/proc/"+i.property(t, "MainPID")); strconv.FormatUint(uint64(got), 10) != want {
+		t.Errorf("it runs as user %d, want %s", got, want)
+	}
+	for id, l := range judge(t, i.hub) {
+		if before[id].newest >= l.newest {
+			t.Errorf("%s stands at %d, as before", id, l.newest)
+		}
+	}
+	i.run(t, "systemctl", "stop", unitName)
 }
