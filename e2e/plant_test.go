@@ -34,7 +34,12 @@ func eventually(t *testing.T, within time.Duration, what string, check func() bo
 // startHub runs a hub simulator in this process until the test ends.
 func startHub(t *testing.T) *hubsim.Hub {
 	t.Helper()
-	hub, err := hubsim.New(hubsim.Config{})
+	return startHubAs(t, hubsim.Config{})
+}
+
+func startHubAs(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
+	t.Helper()
+	hub, err := hubsim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,207 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+	"github.com/plgd-dev/go-coap/v3/options"
+	"github.com/plgd-dev/go-coap/v3/udp"
+	"github.com/plgd-dev/go-coap/v3/udp/client"
+
+	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/control"
+)
+
+func TestKillingTheProcessUnderModbusAndCoAPLoadLosesNothing(t *testing.T) {
+	killUnderLoad(t, 6, uint64(time.Now().UnixNano()))
+}
+
+// killUnderLoad kills the gateway at random moments while a PLC is polled every 5 ms and four devices
+// report over CoAP, each as fast as it is answered. Everything a device saw answered must be at the hub,
+// and each lane without a hole.
+func killUnderLoad(t *testing.T, cycles int, seed uint64) {
+	t.Helper()
+	t.Logf("seed %d, %d kills", seed, cycles)
+	random := rand.New(rand.NewPCG(seed, 0))
+	hub := startHubAs(t, hubsim.Config{MaxStored: 4 << 30})
+	plant, probes := loadedPlant(t, hub)
+	stop := keepReporting(t, probes)
+	for cycle := range cycles {
+		hub.DelayAcks("", time.Duration(random.IntN(4))*50*time.Millisecond) // the queue grows meanwhile
+		gateway := plant.start()
+		if random.IntN(4) > 0 { // else the moment may come before the gateway does anything
+			before := hub.Received()
+			eventually(t, 20*time.Second, "messages arrive after the restart", func() bool { return hub.Received() > before })
+		}
+		moment := time.NewTimer(time.Duration(random.IntN(400)) * time.Millisecond)
+		<-moment.C
+		gateway.kill()
+		if (cycle+1)%10 == 0 {
+			t.Logf("%d kills, %d messages", cycle+1, hub.Received())
+		}
+	}
+	hub.DelayAcks("", 0)
+	gateway := plant.start()
+	stop()
+	eventually(t, 30*time.Second, "the lanes of the probes have run empty", func() bool {
+		page, err := plant.status()
+		return err == nil && !slices.ContainsFunc(page.Identities, func(id control.IdentityStatus) bool {
+			return strings.HasPrefix(id.Identity, "probe-") && id.Waiting > 0
+		})
+	})
+	gateway.stop()
+	verdict(t, hub, probes, cycles)
+}
+
+// loadedPlant is the PLC's plant and four probes that report over CoAP.
+func loadedPlant(t *testing.T, hub *hubsim.Hub) (*plant, []*probe) {
+	t.Helper()
+	port := freePort(t)
+	mapping := fmt.Sprintf("listeners: { field: { coap: \"127.0.0.1:%s\", allow: [127.0.0.1], limits: { rate: 1000 } } }\n", port)
+	mapping += startPLC(t).devices("5ms")
+	identities := slices.Clone(plcIdentities)
+	var probes []*probe
+	for i := range 4 {
+		p := &probe{name: fmt.Sprintf("probe-%d", i+1), address: "127.0.0.1:" + port}
+		mapping += fmt.Sprintf("  %s: { identity: { device: %[1]s, sas_key: \"file:keys/%[1]s\" }, "+
+			"coap: { listener: field, from: 127.0.0.1, path: %s }, points: { n: { senml: n } } }\n", p.name, p.path())
+		probes, identities = append(probes, p), append(identities, p.name)
+	}
+	return newPlant(t, hub, mapping, identities...), probes
+}
+
+// probe is a device that numbers its reports. It goes on to the next when it has seen 2.04 for one, and
+// until then sends that again.
+type probe struct {
+	name, address string
+	answered      int // reports 1..answered
+	refused       int // answers that were not 2.04
+}
+
+func (p *probe) path() string { return "/v1/" + p.name }
+
+// run reports until ctx ends.
+func (p *probe) run(ctx context.Context) {
+	var conn *client.Conn
+	defer func() {
+		if conn != nil {
+			_ = conn.Close()
+		}
+	}()
+	for ctx.Err() == nil {
+		if conn == nil || conn.Context().Err() != nil {
+			var err error
+			if conn, err = udp.Dial(p.address, options.WithErrors(func(error) {})); err != nil {
+				conn = nil
+			}
+		}
+		wait := 2 * time.Millisecond
+		if conn == nil || !p.post(ctx, conn) {
+			wait = 20 * time.Millisecond
+		}
+		pause := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+	}
+}
+
+// post sends the next report and tells whether it was answered.
+func (p *probe) post(ctx context.Context, conn *client.Conn) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	body := fmt.Sprintf(`[{"n":"n","v":%d}]`, p.answered+1)
+	response, err := conn.Post(ctx, p.path(), message.AppSenmlJSON, bytes.NewReader([]byte(body)))
+	if err != nil {
+		_ = conn.Close()
+		return false
+	}
+	if response.Code() != codes.Changed {
+		p.refused++
+		return false
+	}
+	p.answered++
+	return true
+}
+
+// keepReporting runs the probes until stop is called, which waits for their end.
+func keepReporting(t *testing.T, probes []*probe) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	for _, p := range probes {
+		running.Go(func() { p.run(ctx) })
+	}
+	stop = func() {
+		cancel()
+		running.Wait()
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// verdict holds what is at the hub against what the probes saw answered.
+func verdict(t *testing.T, hub *hubsim.Hub, probes []*probe, kills int) {
+	t.Helper()
+	messages, repeated := 0, 0
+	for id, l := range judge(t, hub) {
+		messages, repeated = messages+int(l.newest), repeated+l.repeated
+		if most := kills * 4 * window; l.repeated > most {
+			t.Errorf("%s: %d repeats in %d kills, more than %d", id, l.repeated, kills, most)
+		}
+	}
+	arrived := reportsAt(t, hub)
+	answered, lost, twice, refused := 0, 0, 0, 0
+	for _, p := range probes {
+		got := arrived[p.name]
+		if !slices.IsSorted(got) {
+			t.Errorf("%s: reports are out of order", p.name)
+		}
+		distinct := slices.Compact(slices.Clone(got))
+		for n := 1; n <= p.answered; n++ {
+			if _, found := slices.BinarySearch(distinct, n); !found {
+				t.Errorf("%s: report %d was answered and is not at the hub", p.name, n)
+				lost++
+			}
+		}
+		if p.answered < kills {
+			t.Errorf("%s: only %d reports were answered over %d kills", p.name, p.answered, kills)
+		}
+		answered, twice, refused = answered+p.answered, twice+len(got)-len(distinct), refused+p.refused
+	}
+	t.Logf("%d kills, %d messages, %d reports answered, %d lost; %d messages repeated, %d reports stored twice because the answer was lost, %d answers not 2.04",
+		kills, messages, answered, lost, repeated, twice, refused)
+}
+
+// reportsAt are the numbers of each probe's reports, in the order of the hub, without repeated messages.
+func reportsAt(t *testing.T, hub *hubsim.Hub) map[string][]int {
+	t.Helper()
+	all, seen := map[string][]int{}, map[string]bool{}
+	for after := uint64(0); ; {
+		batch := hub.Messages(after, 1000)
+		if len(batch) == 0 {
+			return all
+		}
+		for _, m := range batch {
+			after = m.Sequence
+			id := m.Device + " " + m.System["message-id"]
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			if n, ok := field[int](t, m.Body, "n"); ok {
+				all[m.Device] = append(all[m.Device], n)
+			}
+		}
+	}
+}
