@@ -1,5 +1,6 @@
 # make test    everything that continuous integration runs
-# make proof   the service under a real systemd, in a container; takes root, and downloads a Debian once
+# make proof   kill -9 under load, CYCLES= times (built in 100) at the moments of SEED= (built in random);
+#              the service under a real systemd, in a container: takes root, and downloads a Debian once
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
 # make bench   every published figure beside its limit, into bench/RESULTS.md and bench/results.json
@@ -9,7 +10,7 @@ export CGO_ENABLED ?= 1
 
 # What the tests need beside Go: COMMAND=PACKAGE of Debian.
 PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
-	coap-client-openssl=libcoap3-bin npm=npm
+	coap-client-openssl=libcoap3-bin
 
 .PHONY: test proof lint build cross bench
 
@@ -19,6 +20,7 @@ test: lint cross
 
 proof:
 	e2e/peers.sh systemd-nspawn=systemd-container debootstrap=debootstrap
+	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./e2e
 	$(GO) test -tags proof -run Systemd -count=1 -v -timeout 10m ./e2e
 
 lint:

@@ -4,7 +4,7 @@
 # packages come from the npm registry, in the versions that npm/package-lock.json names.
 set -eu
 missing=""
-for pair in gcc=gcc "$@"; do
+for pair in gcc=gcc npm=npm "$@"; do
 	command -v "${pair%%=*}" >/dev/null 2>&1 || missing="$missing ${pair#*=}"
 done
 if [ -n "$missing" ]; then
