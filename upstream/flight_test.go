@@ -1,0 +1,85 @@
+package upstream
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"iothub-gateway/internal/dial"
+)
+
+func TestAcknowledgementsReleaseTheOldestAndNothingElse(t *testing.T) {
+	now := time.Now()
+	f := newFlight(3)
+	a, b := f.add(10, now), f.add(11, now)
+	if f.free() != 1 {
+		t.Errorf("%d free of 3 with 2 in flight", f.free())
+	}
+	for _, wrong := range []uint16{b, a - 1, b + 1, 0, 7, dial.FirstOwnID + 100} {
+		if seq, err := f.ack(wrong, now); err == nil {
+			t.Errorf("packet %d released entry %d out of order", wrong, seq)
+		}
+	}
+	for i, id := range []uint16{a, b} {
+		if seq, err := f.ack(id, now); err != nil || seq != uint64(10+i) {
+			t.Errorf("packet %d: entry %d, %v", id, seq, err)
+		}
+	}
+	if seq, err := f.ack(b, now); err == nil {
+		t.Errorf("a second acknowledgement of packet %d released entry %d", b, seq)
+	}
+	select {
+	case <-f.room:
+	default:
+		t.Error("the sender is not told that there is room")
+	}
+}
+
+func TestPacketIDsStayInTheirRangeAndComeAround(t *testing.T) {
+	now := time.Now()
+	r := rand.New(rand.NewPCG(1, 2))
+	f := newFlight(16)
+	var ids []uint16
+	var next, released uint64
+	for released < 200_000 {
+		for range r.IntN(f.free() + 1) {
+			next++
+			id := f.add(next, now)
+			if id < dial.FirstOwnID {
+				t.Fatalf("entry %d has packet id %d, which belongs to the library", next, id)
+			}
+			for _, other := range ids {
+				if other == id {
+					t.Fatalf("packet id %d is in flight twice", id)
+				}
+			}
+			ids = append(ids, id)
+		}
+		for range r.IntN(len(ids) + 1) {
+			seq, err := f.ack(ids[0], now)
+			if err != nil || seq != released+1 {
+				t.Fatalf("after %d: packet %d released %d, %v", released, ids[0], seq, err)
+			}
+			released, ids = seq, ids[1:]
+		}
+	}
+}
+
+func TestTheClockOfAFlightStartsWithItsFirstAndMovesWithEachAcknowledgement(t *testing.T) {
+	start := time.Now()
+	f := newFlight(16)
+	if _, some := f.waiting(); some {
+		t.Error("something waits although nothing was sent")
+	}
+	first := f.add(1, start)
+	f.add(2, start.Add(time.Second))
+	if since, some := f.waiting(); !some || !since.Equal(start) {
+		t.Errorf("waiting since %v", since.Sub(start))
+	}
+	if _, err := f.ack(first, start.Add(3*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if since, some := f.waiting(); !some || !since.Equal(start.Add(3*time.Second)) {
+		t.Errorf("after an acknowledgement: waiting since %v", since.Sub(start))
+	}
+}
