@@ -147,7 +147,8 @@ func boot(t *testing.T, root string) *box {
 	b.nspawn = exec.Command("systemd-nspawn", args...)
 	b.nspawn.Env = append(os.Environ(), "NOTIFY_SOCKET=@"+name)
 	b.nspawn.Stdout, b.nspawn.Stderr = b, b
-	b.nspawn.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // takes the whole box along
+	// A test that is killed powers the box off; systemd-nspawn that is killed would leave it running.
+	b.nspawn.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := b.nspawn.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -196,6 +197,9 @@ func (b *box) end() {
 	case <-b.ended:
 	case <-time.After(30 * time.Second):
 		b.t.Error("the container did not power off within 30 s")
+		if pid, err := strconv.Atoi(b.leader); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // and with it every process of the container
+		}
 		_ = b.nspawn.Process.Kill()
 		<-b.ended
 	}
