@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"github.com/plgd-dev/go-coap/v3/udp/client"
 
 	"iothub-gateway/hubsim"
-	"iothub-gateway/internal/control"
 )
 
 func TestKillingTheProcessUnderModbusAndCoAPLoadLosesNothing(t *testing.T) {
@@ -52,12 +50,7 @@ func killUnderLoad(t *testing.T, cycles int, seed uint64) {
 	hub.DelayAcks("", 0)
 	gateway := plant.start()
 	stop()
-	eventually(t, 30*time.Second, "the lanes of the probes have run empty", func() bool {
-		page, err := plant.status()
-		return err == nil && !slices.ContainsFunc(page.Identities, func(id control.IdentityStatus) bool {
-			return strings.HasPrefix(id.Identity, "probe-") && id.Waiting > 0
-		})
-	})
+	drained(t, plant)
 	gateway.stop()
 	verdict(t, hub, probes, cycles)
 }
