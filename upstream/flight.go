@@ -35,17 +35,18 @@ func (f *flight) free() int {
 	return f.window - len(f.seqs)
 }
 
-// add takes an entry that is about to be sent and returns its packet id.
-func (f *flight) add(seq uint64, now time.Time) uint16 {
+// add takes an entry that is about to be sent and returns its packet id; first tells that nothing was
+// in flight before it.
+func (f *flight) add(seq uint64, now time.Time) (id uint16, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.seqs) == 0 {
+	if first = len(f.seqs) == 0; first {
 		f.moved = now
 	}
 	f.seqs = append(f.seqs, seq)
-	id := f.next
+	id = dial.FirstOwnID + f.next
 	f.next = (f.next + 1) & idMask
-	return dial.FirstOwnID + id
+	return id, first
 }
 
 // ack takes the PUBACK of a packet id and returns the entry it is about. Any but the oldest in flight

@@ -11,7 +11,11 @@ import (
 func TestAcknowledgementsReleaseTheOldestAndNothingElse(t *testing.T) {
 	now := time.Now()
 	f := newFlight(3)
-	a, b := f.add(10, now), f.add(11, now)
+	a, alone := f.add(10, now)
+	b, joined := f.add(11, now)
+	if !alone || joined {
+		t.Errorf("the first is told to be alone: %v, the second: %v", alone, joined)
+	}
 	if f.free() != 1 {
 		t.Errorf("%d free of 3 with 2 in flight", f.free())
 	}
@@ -44,7 +48,7 @@ func TestPacketIDsStayInTheirRangeAndComeAround(t *testing.T) {
 	for released < 200_000 {
 		for range r.IntN(f.free() + 1) {
 			next++
-			id := f.add(next, now)
+			id, _ := f.add(next, now)
 			if id < dial.FirstOwnID {
 				t.Fatalf("entry %d has packet id %d, which belongs to the library", next, id)
 			}
@@ -71,7 +75,7 @@ func TestTheClockOfAFlightStartsWithItsFirstAndMovesWithEachAcknowledgement(t *t
 	if _, some := f.waiting(); some {
 		t.Error("something waits although nothing was sent")
 	}
-	first := f.add(1, start)
+	first, _ := f.add(1, start)
 	f.add(2, start.Add(time.Second))
 	if since, some := f.waiting(); !some || !since.Equal(start) {
 		t.Errorf("waiting since %v", since.Sub(start))

@@ -112,16 +112,14 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 // Run connects every member and keeps it connected until ctx ends; then it takes nothing new from the
-// queue, waits for what is in flight, disconnects cleanly and returns nil.
+// queue, waits for what is in flight and for the answers of commands, whose context has ended too,
+// disconnects cleanly and returns nil.
 func (p *Pool) Run(ctx context.Context) error {
-	commands, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
 	var links sync.WaitGroup
 	for _, l := range p.links {
-		links.Go(func() { l.keep(ctx, commands) })
+		links.Go(func() { l.keep(ctx) })
 	}
 	links.Wait()
-	cancel()
 	for _, l := range p.links {
 		l.work.Wait()
 	}
@@ -146,7 +144,7 @@ type LinkStats struct {
 	Sent      uint64    // messages sent, repeats included
 	Repeated  uint64    // messages sent again after a loss
 	Acked     uint64    // messages that the hub acknowledged
-	LastError string    // why the last connection ended or failed; "" if none has
+	LastError string    // why the last connection ended or failed, or why the lane cannot go on; "" if all is well
 }
 
 // link is one identity's place in the pool: it outlives connections.
@@ -172,15 +170,14 @@ type link struct {
 	lastError string
 }
 
-// keep holds the connection up until ctx ends; direct methods run under commands. All knowledge of
-// when to try again is here.
-func (l *link) keep(ctx, commands context.Context) {
+// keep holds the connection up until ctx ends. All knowledge of when to try again is here.
+func (l *link) keep(ctx context.Context) {
 	for tries := 0; ; {
 		if l.pool.pace.Wait(ctx) != nil {
 			return
 		}
 		before, start := l.received.Load(), time.Now()
-		err := l.serve(ctx, commands)
+		err := l.serve(ctx)
 		l.noteLost(err)
 		if ctx.Err() != nil {
 			return
@@ -254,6 +251,16 @@ func (l *link) noteLost(err error) {
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errRenew) {
 		l.lastError = err.Error()
 	}
+}
+
+// noteTrouble is about the lane: the connection stands.
+func (l *link) noteTrouble(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lastError != err.Error() {
+		l.log.Error().Err(err).Msg("the queue cannot deliver; commands still work")
+	}
+	l.lastError = err.Error()
 }
 
 func (l *link) noteSent(seq uint64) {

@@ -28,6 +28,7 @@ type rig struct {
 	pool   *Pool
 	cfg    Config
 	life   time.Duration
+	lane   func(gateway.IdentityID) Lane
 	handle func(context.Context, gateway.Command) gateway.Reply
 	next   atomic.Int64
 }
@@ -47,7 +48,7 @@ func newRig(t *testing.T) *rig {
 	background(t, hub.Run)
 	t.Cleanup(func() { queue.Close() })
 	background(t, queue.Run)
-	r := &rig{t: t, hub: hub, queue: queue, life: time.Hour}
+	r := &rig{t: t, hub: hub, queue: queue, life: time.Hour, lane: func(id gateway.IdentityID) Lane { return queue.Lane(id) }}
 	r.handle = func(context.Context, gateway.Command) gateway.Reply {
 		return gateway.Reply{Status: 404, Body: []byte("{}")}
 	}
@@ -94,7 +95,7 @@ func (r *rig) run(ids ...gateway.IdentityID) (stop func()) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		members = append(members, Member{ID: id, Credential: sas, Lane: r.queue.Lane(id)})
+		members = append(members, Member{ID: id, Credential: sas, Lane: r.lane(id)})
 	}
 	r.pool = NewPool(r.cfg, members, r.handle)
 	return background(r.t, r.pool.Run)
@@ -336,5 +337,82 @@ func TestConnectionsAreOpenedAtTheGivenPace(t *testing.T) {
 	})
 	if took := time.Since(start); took < 440*time.Millisecond {
 		t.Errorf("10 connections at 20 a second were open after %v", took)
+	}
+}
+
+func TestAHubThatStopsAcknowledgingIsNoticedAfterAQuietTimeToo(t *testing.T) {
+	r := newRig(t)
+	r.cfg.AckTimeout = 300 * time.Millisecond
+	r.run("d1")
+	r.put("d1", 1)
+	r.eventually("the queue is empty", r.empty)
+	quiet := time.Now().Add(3 * r.cfg.AckTimeout)
+	r.eventually("it has been quiet for longer than the timeout", func() bool { return time.Now().After(quiet) })
+	r.hub.DropAcks("d1", 1_000_000)
+	r.put("d1", 1)
+	r.eventually("the connection has been given up", func() bool { return r.pool.Stats()[0].Connects > 1 })
+}
+
+func TestACommandInWorkIsAnsweredAcrossARenewal(t *testing.T) {
+	r := newRig(t)
+	r.life = 3 * time.Second // due for renewal after about 2.4 s
+	r.handle = func(ctx context.Context, _ gateway.Command) gateway.Reply {
+		select {
+		case <-time.After(2700 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		return gateway.Reply{Status: 200, Body: []byte(`{"done":true}`)}
+	}
+	r.run("d1")
+	r.eventually("connected", func() bool { return r.hub.Connected("d1") })
+	got, err := r.hub.CallMethod(t.Context(), hubsim.MethodCall{Device: "d1", Name: "long", ConnectTimeout: 5 * time.Second})
+	if err != nil || got.Status != 200 {
+		t.Errorf("the answer: %+v, %v", got, err)
+	}
+	r.eventually("the token was renewed afterwards", func() bool { return r.pool.Stats()[0].Connects > 1 })
+}
+
+func TestACommandInWorkIsAnsweredBeforeTheConnectionStops(t *testing.T) {
+	r := newRig(t)
+	started := make(chan struct{})
+	r.handle = func(ctx context.Context, _ gateway.Command) gateway.Reply {
+		close(started)
+		<-ctx.Done()
+		return gateway.Reply{Status: 503, Body: []byte(`{}`)}
+	}
+	stop := r.run("d1")
+	answer := make(chan hubsim.MethodResult, 1)
+	go func() {
+		got, err := r.hub.CallMethod(context.Background(), hubsim.MethodCall{Device: "d1", Name: "long", ConnectTimeout: 5 * time.Second})
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- got
+	}()
+	<-started
+	stop()
+	if got := <-answer; got.Status != 503 {
+		t.Errorf("answered %+v", got)
+	}
+}
+
+// brokenLane is one whose next entry cannot be read.
+type brokenLane struct{}
+
+func (brokenLane) Next(context.Context, uint64, int) ([]buffer.Entry, error) {
+	return nil, fmt.Errorf("entry 7: %w", buffer.ErrDamaged)
+}
+func (brokenLane) Ack(uint64) {}
+
+func TestALaneThatCannotGoOnLeavesTheCommandsAlone(t *testing.T) {
+	r := newRig(t)
+	r.lane = func(gateway.IdentityID) Lane { return brokenLane{} }
+	r.run("d1")
+	r.eventually("the trouble is told", func() bool { return strings.Contains(r.pool.Stats()[0].LastError, "entry 7") })
+	if got, err := r.hub.CallMethod(t.Context(), hubsim.MethodCall{Device: "d1", Name: "any", ConnectTimeout: 5 * time.Second}); err != nil || got.Status != 404 {
+		t.Errorf("a command: %+v, %v", got, err)
+	}
+	if l := r.pool.Stats()[0]; l.Connects != 1 || !l.Connected {
+		t.Errorf("the connection: %+v", l)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/buffer"
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 )
@@ -20,9 +21,10 @@ const (
 	keepAlive      = 240 * time.Second // below the hub's 1177 s, above what mobile networks forbid (CON-42)
 	pingTimeout    = 15 * time.Second
 	connectTimeout = 20 * time.Second
-	commandBacklog = 64       // commands in work per identity; the bridge answers 429 long before
-	disconnectWait = 250      // milliseconds for the DISCONNECT to be written
-	keptBuffer     = 64 << 10 // a sender's buffer beyond this is not kept
+	commandBacklog = 64               // commands in work per identity; the bridge answers 429 long before
+	disconnectWait = 250              // milliseconds for the DISCONNECT to be written
+	keptBuffer     = 64 << 10         // a sender writes when it has so much together, and keeps no more
+	laneRetry      = 30 * time.Second // until a lane that could not be read is tried again
 )
 
 var (
@@ -43,7 +45,7 @@ type session struct {
 	*link
 	client   mqtt.Client
 	conn     *dial.Conn
-	commands context.Context // what direct methods run under: they may outlive the connection
+	commands context.Context // the pool's: what direct methods run under; they may outlive the connection
 	ctx      context.Context // ends, with a cause, when the connection is no more
 	lose     context.CancelCauseFunc
 	flight   *flight
@@ -64,8 +66,8 @@ func (noStore) All() []string                     { return nil }
 
 // serve connects, delivers until the connection is lost, ctx ends or the token is due, and says why
 // it ended. On the latter two it first waits for what is in flight.
-func (l *link) serve(ctx, commands context.Context) error {
-	s := &session{link: l, commands: commands, flight: newFlight(l.pool.cfg.Window)}
+func (l *link) serve(ctx context.Context) error {
+	s := &session{link: l, commands: ctx, flight: newFlight(l.pool.cfg.Window)}
 	s.ctx, s.lose = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.lose(nil)
 	expires, err := s.open(ctx)
@@ -78,7 +80,7 @@ func (l *link) serve(ctx, commands context.Context) error {
 	sending, stop := context.WithCancelCause(s.ctx)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
-	defer time.AfterFunc(renewIn(time.Until(expires), l.random()), func() { stop(errRenew) }).Stop()
+	defer s.renewal(expires, stop).Stop()
 	s.late = time.AfterFunc(l.pool.cfg.AckTimeout, s.checkProgress)
 	defer s.late.Stop()
 	s.send(sending)
@@ -86,6 +88,24 @@ func (l *link) serve(ctx, commands context.Context) error {
 		return lost
 	}
 	return s.drain(context.Cause(sending))
+}
+
+// renewal ends the connection when its token is due: between two commands, so that each is answered
+// on the connection it came on, unless the token is about to end.
+func (s *session) renewal(expires time.Time, stop context.CancelCauseFunc) *time.Timer {
+	life := time.Until(expires)
+	var timer *time.Timer
+	armed := make(chan struct{})
+	timer = time.AfterFunc(renewIn(life, s.random()), func() {
+		<-armed
+		if s.busy.Load() > 0 && time.Until(expires) > life/20 {
+			timer.Reset(time.Second)
+			return
+		}
+		stop(errRenew)
+	})
+	close(armed)
+	return timer
 }
 
 // open proves who we are, connects and subscribes, and returns when the proof ends. It works on a
@@ -153,7 +173,7 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 	if !keep() {
 		return fmt.Errorf("connecting: %w", context.Cause(dialing))
 	}
-	if err := s.subscribe(methodFilter); err != nil {
+	if err := s.subscribe(ctx, methodFilter); err != nil {
 		s.client.Disconnect(disconnectWait)
 		return err
 	}
@@ -162,12 +182,14 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 
 // subscribe asks for one filter at QoS 0 and looks at what was granted: the library reports a refusal
 // as success.
-func (s *session) subscribe(filter string) error {
+func (s *session) subscribe(ctx context.Context, filter string) error {
 	token := s.client.Subscribe(filter, 0, nil).(*mqtt.SubscribeToken)
 	timeout := time.NewTimer(connectTimeout)
 	defer timeout.Stop()
 	select {
 	case <-token.Done():
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	case <-s.ctx.Done():
 		return context.Cause(s.ctx)
 	case <-timeout.C:
@@ -197,27 +219,40 @@ func (s *session) send(ctx context.Context) {
 			}
 		}
 		entries, err := s.member.Lane.Next(ctx, after, free)
-		if err != nil {
-			if ctx.Err() == nil {
-				s.lose(err)
-			}
+		switch {
+		case ctx.Err() != nil:
 			return
+		case errors.Is(err, buffer.ErrClosed):
+			s.lose(err)
+			return
+		case err != nil:
+			// The lane cannot go on, but the identity's commands can.
+			s.noteTrouble(err)
+			if !wait(ctx, laneRetry) {
+				return
+			}
+			continue
 		}
 		packets = packets[:0]
 		now := time.Now()
 		for i := range entries {
 			e := &entries[i]
 			topic = appendMessageTopic(topic[:0], s.events, messageID(s.pool.cfg.QueueID, e.Seq), &e.Telemetry)
-			packets = appendPublish(packets, topic, s.flight.add(e.Seq, now), e.Telemetry.Body)
+			id, first := s.flight.add(e.Seq, now)
+			if first {
+				s.late.Reset(s.pool.cfg.AckTimeout)
+			}
+			packets = appendPublish(packets, topic, id, e.Telemetry.Body)
 			s.noteSent(e.Seq)
 			after = e.Seq
-		}
-		if free == s.pool.cfg.Window { // nothing was in flight
-			s.late.Reset(s.pool.cfg.AckTimeout)
-		}
-		if _, err := s.conn.Write(packets); err != nil {
-			s.lose(fmt.Errorf("publishing: %w", err))
-			return
+			if len(packets) < keptBuffer && i < len(entries)-1 {
+				continue
+			}
+			if _, err := s.conn.Write(packets); err != nil {
+				s.lose(fmt.Errorf("publishing: %w", err))
+				return
+			}
+			packets = packets[:0]
 		}
 		if cap(packets) > keptBuffer {
 			packets = nil
@@ -240,16 +275,19 @@ func (s *session) checkProgress() {
 	s.late.Reset(left)
 }
 
-// drain waits until nothing is in flight any more, and then returns reason.
+// drain waits until nothing is in flight and no command in work any more, and then returns reason.
 func (s *session) drain(reason error) error {
 	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
 	defer limit.Stop()
+	look := time.NewTicker(10 * time.Millisecond) // for the commands, whose end nobody tells
+	defer look.Stop()
 	for {
-		if _, some := s.flight.waiting(); !some {
+		if _, some := s.flight.waiting(); !some && s.busy.Load() == 0 {
 			return reason
 		}
 		select {
 		case <-s.flight.room:
+		case <-look.C:
 		case <-limit.C:
 			return errDrain
 		case <-s.ctx.Done():

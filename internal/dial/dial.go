@@ -93,9 +93,9 @@ func dialWebSocket(ctx context.Context, cfg Config) (net.Conn, error) {
 		Subprotocols: []string{webSocketProto},
 	})
 	if err != nil {
+		transport.CloseIdleConnections() // one that refused the upgrade would be kept for a next request
 		return nil, err
 	}
-	ws.SetReadLimit(int64(cfg.MaxPacket) + 5)
 	// The connection outlives ctx, which bounds only the dial; closing it ends its reads and writes.
 	return websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary), nil
 }

@@ -9,6 +9,8 @@ import (
 const (
 	// maxUnsent is how much may wait to be sent before Write waits too.
 	maxUnsent = 64 << 10
+	// maxPiece is what one write takes, a TLS record at most.
+	maxPiece = 16 << 10
 	// closeWait is how long Close gives what still waits.
 	closeWait = 250 * time.Millisecond
 )
@@ -26,6 +28,7 @@ type writer struct {
 	spare   []byte // the buffer that is not being filled
 	sending bool
 	closing bool
+	closeBy time.Time // if closing
 	failure error
 }
 
@@ -60,38 +63,61 @@ func (w *writer) Write(b []byte) (int, error) {
 // send writes until nothing waits; then it gives the buffers back, so that an idle connection holds none.
 func (w *writer) send() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	for len(w.unsent) > 0 && w.failure == nil {
 		batch := w.unsent
 		w.unsent = w.spare[:0]
-		limit := w.timeout
-		if w.closing {
-			limit = min(limit, closeWait)
-		}
 		w.mu.Unlock()
-		err := w.conn.SetWriteDeadline(time.Now().Add(limit))
-		if err == nil {
-			_, err = w.conn.Write(batch)
-		}
+		err := w.flush(batch)
 		w.mu.Lock()
-		if err != nil {
-			_ = w.conn.Close() // whoever reads must learn of it too
-		}
 		w.spare, w.failure = batch, err
 		w.changed.Broadcast()
 	}
+	failed := w.failure != nil
 	w.unsent, w.spare, w.sending = nil, nil, false
 	w.changed.Broadcast()
+	w.mu.Unlock()
+	if failed {
+		_ = w.conn.Close() // whoever reads must learn of it too
+	}
+}
+
+// flush writes batch in pieces, each with a deadline of its own: on a slow line it is progress that
+// counts, not how much was handed over.
+func (w *writer) flush(batch []byte) error {
+	for len(batch) > 0 {
+		piece := batch[:min(len(batch), maxPiece)]
+		batch = batch[len(piece):]
+		if err := w.arm(); err != nil {
+			return err
+		}
+		if _, err := w.conn.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// arm sets the deadline of the next write; once the connection is being closed, the one of the close.
+func (w *writer) arm() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	deadline := time.Now().Add(w.timeout)
+	if w.closing && w.closeBy.Before(deadline) {
+		deadline = w.closeBy
+	}
+	return w.conn.SetWriteDeadline(deadline)
 }
 
 // Close sends what waits, for a moment at most, and ends the connection.
 func (w *writer) Close() error {
 	w.mu.Lock()
-	w.closing = true
+	if !w.closing {
+		w.closing, w.closeBy = true, time.Now().Add(closeWait)
+	}
 	w.changed.Broadcast()
 	if w.sending {
 		// Shortens the write that is under way; one that starts now shortens itself.
-		_ = w.conn.SetWriteDeadline(time.Now().Add(min(w.timeout, closeWait)))
+		_ = w.conn.SetWriteDeadline(w.closeBy)
 	}
 	for w.sending {
 		w.changed.Wait()
