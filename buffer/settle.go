@@ -44,7 +44,7 @@ func (q *Queue) recovered(w *work) {
 		return
 	}
 	c.failure = nil
-	q.log.Info().Str("path", q.file.path).Dur("after", time.Since(c.since)).Msg("the queue file works again")
+	q.log.Info().Str("path", q.file.path).Stringer("after", time.Since(c.since).Round(time.Millisecond)).Msg("the queue file works again")
 }
 
 // settle finds out what became of the transaction in doubt. nil means that it is decided: in memory

@@ -132,7 +132,7 @@ func (o *sensor) note(got outcome) {
 	case got.err != nil:
 		o.log.Warn().Err(got.err).Msg("reports are not answered")
 	case got.code == changed:
-		o.log.Info().Dur("period", o.period).Msg("reports are taken")
+		o.log.Info().Stringer("period", o.period).Msg("reports are taken")
 	default:
 		o.log.Warn().Str("code", got.code).Msg("reports are refused")
 	}

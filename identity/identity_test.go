@@ -78,11 +78,18 @@ func TestASecretCannotBePrinted(t *testing.T) {
 		Key  Secret
 		Ptr  *Secret
 	}{"n", s, &s}
+	inside := struct{ key Secret }{s}
+	sas, err := NewSAS("h", "d", NewSecret(vectorKey), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var shown strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%T%[1]v"} {
 		fmt.Fprintf(&shown, verb, s)
 		fmt.Fprintf(&shown, verb, &s)
 		fmt.Fprintf(&shown, verb, holder)
+		fmt.Fprintf(&shown, verb, inside)
+		fmt.Fprintf(&shown, verb, sas)
 	}
 	for _, v := range []any{s, &s, holder, []Secret{s}, map[string]Secret{"k": s}} {
 		text, err := json.Marshal(v)
@@ -91,6 +98,9 @@ func TestASecretCannotBePrinted(t *testing.T) {
 		}
 		shown.Write(text)
 		fmt.Fprint(&shown, v, fmt.Errorf("wrapped: %v", v))
+	}
+	if raw, _ := decodeKey(NewSecret(vectorKey)); strings.Contains(shown.String(), string(raw)) || strings.Contains(shown.String(), fmt.Sprint(raw)) {
+		t.Error("the key inside a credential shows")
 	}
 	if strings.Contains(shown.String(), marker) || strings.Contains(shown.String(), fmt.Sprintf("%x", marker)) {
 		t.Errorf("the secret shows: %s", shown.String())

@@ -29,8 +29,9 @@ type Login struct {
 type SAS struct {
 	host string
 	id   gateway.IdentityID
-	key  []byte
 	ttl  time.Duration
+	// sign makes the token; the key is inside it, where nothing prints it.
+	sign func(expires time.Time) Secret
 }
 
 // NewSAS makes the credential of the device or module id on the hub called host. key is the base64
@@ -40,7 +41,8 @@ func NewSAS(host string, id gateway.IdentityID, key Secret, ttl time.Duration) (
 	if err != nil {
 		return nil, fmt.Errorf("identity %s: %w", id, err)
 	}
-	return &SAS{host: host, id: id, key: raw, ttl: ttl}, nil
+	sign := func(expires time.Time) Secret { return Token(Resource(host, id), raw, expires, "") }
+	return &SAS{host: host, id: id, ttl: ttl, sign: sign}, nil
 }
 
 // Login signs a fresh token for a connection that starts at now.
@@ -54,7 +56,7 @@ func (s *SAS) Login(now time.Time) (Login, error) {
 	return Login{
 		ClientID: string(s.id),
 		Username: user + "/?api-version=" + apiVersion,
-		Password: Token(Resource(s.host, s.id), s.key, expires, ""),
+		Password: s.sign(expires),
 		Expires:  expires,
 	}, nil
 }

@@ -14,14 +14,20 @@ import (
 const redacted = "[secret]"
 
 // Secret is text that must not be seen: a key, a token. All of fmt's verbs, JSON, YAML and text
-// marshalling show "[secret]". The content is had only by Reveal.
-type Secret struct{ text string }
+// marshalling show "[secret]"; deep inside a struct whose field is not exported, where fmt calls no
+// method, they show an address. The content is had only by Reveal. The zero Secret is empty.
+type Secret struct{ text *string }
 
 // NewSecret hides text.
-func NewSecret(text string) Secret { return Secret{text: text} }
+func NewSecret(text string) Secret { return Secret{text: &text} }
 
 // Reveal is the content; for the one place that sends or signs it.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // Format implements fmt.Formatter for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
@@ -113,7 +119,7 @@ func (s Source) PSK(dir string) func(identity string) (key []byte, ok bool) {
 			return nil, false
 		}
 		secret, err := s.Resolve(Ref("file:" + filepath.Join(dir, name)))
-		return []byte(secret.text), err == nil
+		return []byte(secret.Reveal()), err == nil
 	}
 }
 
@@ -140,7 +146,7 @@ func readSecretFile(ref Ref, path string, guard bool) (Secret, error) {
 
 // decodeKey is the binary key of a base64 shared access key (SAS-5). Its error never shows the key.
 func decodeKey(key Secret) ([]byte, error) {
-	raw, err := base64.StdEncoding.DecodeString(key.text)
+	raw, err := base64.StdEncoding.DecodeString(key.Reveal())
 	if err != nil || len(raw) == 0 {
 		return nil, errors.New("the shared access key is not base64; copy it whole, with the = at its end")
 	}

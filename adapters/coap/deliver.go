@@ -118,7 +118,7 @@ func (a *Adapter) noted(err error, now time.Time) {
 	switch {
 	case err == nil:
 		if a.told {
-			a.log.Info().Dur("failing", now.Sub(a.failing)).Msg("reports are stored again")
+			a.log.Info().Stringer("failing", now.Sub(a.failing).Round(time.Millisecond)).Msg("reports are stored again")
 		}
 		a.failing, a.told = time.Time{}, false
 	case a.failing.IsZero():

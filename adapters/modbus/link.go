@@ -174,7 +174,7 @@ func (l *link) drop(why error, free bool) {
 	case l.ctx != nil && l.ctx.Err() != nil:
 		level = zerolog.InfoLevel // we are stopping
 	}
-	l.log.WithLevel(level).Err(why).Dur("up", up).Msg("connection ended")
+	l.log.WithLevel(level).Err(why).Stringer("up", up.Round(time.Millisecond)).Msg("connection ended")
 	l.note(func(s *LinkStats) { s.Up, s.Since, s.LastError = false, now, why.Error() })
 }
 

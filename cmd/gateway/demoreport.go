@@ -155,9 +155,12 @@ func (d *demo) report() error {
 	if !d.first.IsZero() {
 		s.FirstMS = milliseconds(d.first.Sub(d.io.started))
 	}
+	_, _, canCall := sampleCall(d.plant)
 	switch {
+	case d.called == nil && !canCall:
+		s.Problem = "the mapping offers no direct method that can be tried"
 	case d.called == nil:
-		s.Problem = "no direct method was tried: no message arrived, or the mapping offers none that can be tried"
+		s.Problem = "no message arrived, so no direct method was tried"
 	case d.called.problem != "":
 		s.Problem = d.called.problem
 	default:
@@ -171,7 +174,7 @@ func (d *demo) report() error {
 	} else {
 		d.show(s)
 	}
-	if s.Lost > 0 || s.MethodMS == nil {
+	if s.Lost > 0 || s.Delivered == 0 || canCall && s.MethodMS == nil {
 		return &failure{code: exitFailed}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	gateway "iothub-gateway"
@@ -32,25 +33,33 @@ type simulator struct {
 	ConnectionString string `json:"connection_string"`
 }
 
-// leaveNote writes the note and returns what removes it again.
+// leaveNote writes the note and returns what removes it again; a note that it replaces is put back
+// then, if its simulator still runs.
 func leaveNote(s simulator) (remove func(), err error) {
 	path := simulatorNote()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(path, text, 0o600); err != nil {
+	before, readErr := readNote()
+	if err := writeNote(path, s); err != nil {
 		return nil, err
 	}
 	return func() {
-		// Another simulator may have taken the note over.
-		if now, err := readNote(); err == nil && now.PID == s.PID {
+		if now, err := readNote(); err != nil || now.PID != s.PID {
+			return // another simulator has taken the note over
+		}
+		if readErr != nil || before.PID == s.PID || syscall.Kill(before.PID, 0) != nil || writeNote(path, before) != nil {
 			_ = os.Remove(path)
 		}
 	}, nil
+}
+
+func writeNote(path string, s simulator) error {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o600)
 }
 
 func readNote() (simulator, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"time"
@@ -55,4 +56,28 @@ func (p prefixed) Write(line []byte) (int, error) {
 		return 0, err
 	}
 	return len(line), nil
+}
+
+// problems is where errors go that are no log lines: findings, and why a command failed. Under systemd
+// each line has the priority of an error.
+func problems(w io.Writer) io.Writer {
+	if os.Getenv("JOURNAL_STREAM") == "" {
+		return w
+	}
+	return eachLine{w, priority(zerolog.ErrorLevel)}
+}
+
+// eachLine writes every line of what is written to it behind a prefix.
+type eachLine struct {
+	w      io.Writer
+	prefix string
+}
+
+func (e eachLine) Write(text []byte) (int, error) {
+	for line := range bytes.Lines(text) {
+		if _, err := (prefixed{e.w, e.prefix}).Write(line); err != nil {
+			return 0, err
+		}
+	}
+	return len(text), nil
 }

@@ -98,7 +98,7 @@ Then write your own mapping, check it, and run it:
 		}
 	}
 	if f.err != nil {
-		fmt.Fprintf(io.err, "gateway: %v\n", f.err)
+		fmt.Fprintf(problems(io.err), "gateway: %v\n", f.err)
 	}
 	return f.code
 }

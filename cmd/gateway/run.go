@@ -55,7 +55,7 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 		return err
 	}
 	if findings.Errors() > 0 {
-		return reportFindings(io.err, o.mapping, plant, findings)
+		return reportFindings(problems(io.err), o.mapping, plant, findings)
 	}
 	for _, warning := range findings {
 		o.log.Warn().Str("at", fmt.Sprintf("%s:%d:%d", warning.File, warning.Line, warning.Column)).Msg(warning.Code + " " + warning.Message)

@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +60,9 @@ type service struct {
 	up        *bridge.Up
 	pool      *upstream.Pool
 	started   time.Time
+	// stopping ends when the adapters begin to stop: from then on commands are refused.
+	stopping     context.Context
+	stopCommands context.CancelFunc
 }
 
 // newService opens the queue and builds every part; nothing runs yet. Close it if Run is not called.
@@ -77,6 +82,8 @@ func newService(cfg serviceConfig) (*service, error) {
 		return nil, err
 	}
 	s := &service{cfg: cfg, queue: queue, started: time.Now()}
+	s.stopping, s.stopCommands = context.WithCancel(context.Background())
+	s.warnOfOrphans()
 	devices, err := s.buildAdapters()
 	if err != nil {
 		return nil, errors.Join(err, queue.Close())
@@ -94,8 +101,29 @@ func newService(cfg serviceConfig) (*service, error) {
 	})
 	s.pool = upstream.NewPool(upstream.Config{
 		Dial: hubDialer(cfg), QueueID: queue.ID(), AckTimeout: ackTimeout, Log: cfg.log,
-	}, members, down.Handle)
+	}, members, func(ctx context.Context, c gateway.Command) gateway.Reply {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(s.stopping, cancel)()
+		return down.Handle(ctx, c)
+	})
 	return s, nil
+}
+
+// warnOfOrphans names the lanes that hold messages of identities that the mapping no longer has: they
+// stay in the queue until the identity is back in the mapping.
+func (s *service) warnOfOrphans() {
+	for id, lane := range s.queue.Stats().Lanes {
+		if lane.Entries > 0 && !s.knows(id) {
+			s.cfg.log.Warn().Str("identity", string(id)).Int64("messages", lane.Entries).
+				Msg("messages wait for an identity that the mapping does not have; put it back and they are delivered")
+		}
+	}
+}
+
+// knows tells whether the mapping has the identity.
+func (s *service) knows(id gateway.IdentityID) bool {
+	return slices.ContainsFunc(s.cfg.plant.Identities, func(i mapping.Identity) bool { return i.ID == id })
 }
 
 // buildAdapters makes one adapter a link and one a listener, which takes its address now so that the
@@ -228,6 +256,7 @@ func (s *service) releaseListeners() error {
 
 // poll runs every link until ctx ends.
 func (s *service) poll(ctx context.Context) error {
+	defer context.AfterFunc(ctx, s.stopCommands)()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, adapter := range s.links {
 		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
@@ -247,7 +276,7 @@ func (s *service) drain(ctx context.Context) error {
 	defer deadline.Stop()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for s.queue.Stats().Entries > 0 {
+	for s.undelivered() > 0 {
 		select {
 		case <-deadline.C:
 			return nil
@@ -255,6 +284,16 @@ func (s *service) drain(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// undelivered is how many messages wait that could be delivered.
+func (s *service) undelivered() (n int64) {
+	for id, lane := range s.queue.Stats().Lanes {
+		if s.knows(id) {
+			n += lane.Entries
+		}
+	}
+	return n
 }
 
 // Status is the page that `gateway status` shows.
@@ -273,6 +312,14 @@ func (s *service) Status() control.Status {
 			Identity: string(link.Identity), Connected: link.Connected, Since: link.Since, LastError: link.LastError,
 			Acked: link.Acked, Repeated: link.Repeated, Waiting: lane.Entries, Oldest: lane.Oldest,
 		})
+	}
+	for _, id := range slices.Sorted(maps.Keys(queue.Lanes)) {
+		if lane := queue.Lanes[id]; lane.Entries > 0 && !s.knows(id) {
+			page.Identities = append(page.Identities, control.IdentityStatus{
+				Identity: string(id), Since: s.started, Waiting: lane.Entries, Oldest: lane.Oldest,
+				LastError: "not in the mapping; put it back and its messages are delivered",
+			})
+		}
 	}
 	for i, adapter := range s.listeners {
 		for _, device := range adapter.Stats().Devices {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,23 +17,81 @@ import (
 
 const (
 	lookEvery = 5 * time.Second
-	// beatTimeout is how long a loop may take to come by: several requests to silent devices for a
-	// link, a disk in trouble for the queue.
-	beatTimeout = 30 * time.Second
-	// connectGrace is how long after the start an identity without a connection is nothing to report.
+	// beatEvery is the pause between two questions to a loop.
+	beatEvery = 2 * time.Second
+	// stuckAfter is how long a loop may take to come by; a link's timeouts add to it.
+	stuckAfter = 60 * time.Second
+	// connectGrace is how long after the start an identity without a connection is nothing to report,
+	// renewGrace how long at any time: a token's renewal takes a moment.
 	connectGrace = 30 * time.Second
+	renewGrace   = 10 * time.Second
 )
+
+// probe asks one loop for a sign of life, again and again, on a goroutine of its own: a slow loop then
+// says nothing about the others.
+type probe struct {
+	name  string
+	limit time.Duration // without a sign of life for longer, the loop is stuck
+	beat  func(context.Context) error
+
+	last atomic.Int64 // when it came by last, Unix nanoseconds
+
+	mu      sync.Mutex // guards trouble
+	trouble error      // what it said then
+}
+
+func (p *probe) run(ctx context.Context) {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		if err := p.beat(ctx); ctx.Err() == nil {
+			p.last.Store(time.Now().UnixNano())
+			p.mu.Lock()
+			p.trouble = err
+			p.mu.Unlock()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// finding is what the probe has to report: stuck, in trouble, or nothing.
+func (p *probe) finding(now time.Time) (status.State, string) {
+	p.mu.Lock()
+	trouble := p.trouble
+	p.mu.Unlock()
+	switch silent := now.Sub(time.Unix(0, p.last.Load())); {
+	case silent > p.limit:
+		return status.Stuck, fmt.Sprintf("%s has not moved for %v", p.name, silent.Round(time.Second))
+	case trouble != nil:
+		return status.Degraded, trouble.Error()
+	}
+	return status.Running, ""
+}
 
 // supervisor looks after the loops that must never stand still, and tells systemd and whoever asks.
 type supervisor struct {
 	service *service
 	log     zerolog.Logger
+	probes  []*probe
 	health  atomic.Pointer[status.Health]
 }
 
 func newSupervisor(s *service, log zerolog.Logger) *supervisor {
 	v := &supervisor{service: s, log: log}
 	v.health.Store(&status.Health{State: status.Starting})
+	v.probes = append(v.probes, &probe{name: "the queue's writer", limit: stuckAfter, beat: s.queue.Beat})
+	for i, link := range s.links {
+		config := s.cfg.plant.Links[i]
+		v.probes = append(v.probes, &probe{
+			name: "link " + config.Name, limit: stuckAfter + 4*config.Timeout,
+			// A read of nothing comes by the goroutine that owns the wire; an error of it is not about life.
+			beat: func(ctx context.Context) error { _, _ = link.Read(ctx, nil); return nil },
+		})
+	}
 	return v
 }
 
@@ -50,12 +109,18 @@ func (v *supervisor) Run(ctx context.Context) error {
 	if watchdog > 0 {
 		every = min(every, watchdog/3)
 	}
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	for _, p := range v.probes {
+		p.last.Store(time.Now().UnixNano())
+		probes.Go(func() { p.run(ctx) })
+	}
 	v.notify(daemon.SdNotifyReady)
 	defer v.notify(daemon.SdNotifyStopping)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		h := v.look(ctx)
+		h := v.look(time.Now())
 		v.tell(h)
 		if h.State != status.Stuck {
 			v.notify(daemon.SdNotifyWatchdog)
@@ -103,8 +168,8 @@ func (v *supervisor) notify(state string) {
 	}
 }
 
-// look asks every loop for a sign of life and collects what is not as it should be.
-func (v *supervisor) look(ctx context.Context) status.Health {
+// look collects what is not as it should be. It asks nobody and waits for nothing.
+func (v *supervisor) look(now time.Time) status.Health {
 	h := status.Health{State: status.Running}
 	add := func(state status.State, reason string) {
 		h.Reasons = append(h.Reasons, reason)
@@ -112,30 +177,31 @@ func (v *supervisor) look(ctx context.Context) status.Health {
 			h.State = state
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
-	defer cancel()
-	if err := v.service.queue.Beat(ctx); err != nil {
-		if ctx.Err() == context.DeadlineExceeded {
-			add(status.Stuck, "the queue's writer has not moved for "+beatTimeout.String())
-		} else if ctx.Err() == nil {
-			add(status.Degraded, err.Error())
-		}
-	}
-	for i, adapter := range v.service.links {
-		if _, err := adapter.Read(ctx, nil); err != nil && ctx.Err() == context.DeadlineExceeded {
-			add(status.Stuck, fmt.Sprintf("link %s has not moved for %v", v.service.cfg.plant.Links[i].Name, beatTimeout))
+	for _, p := range v.probes {
+		if state, reason := p.finding(now); state != status.Running {
+			add(state, reason)
 		}
 	}
 	page := v.service.Status()
 	for _, id := range page.Identities {
-		if !id.Connected && time.Since(page.Started) > connectGrace {
-			add(status.Degraded, fmt.Sprintf("identity %s is not connected: %s", id.Identity, id.LastError))
+		switch {
+		case !id.Connected && now.Sub(page.Started) > connectGrace && now.Sub(id.Since) > renewGrace:
+			add(status.Degraded, fmt.Sprintf("identity %s is not connected: %s", id.Identity, orNothing(id.LastError)))
+		case id.Connected && id.LastError != "":
+			add(status.Degraded, fmt.Sprintf("identity %s: %s", id.Identity, id.LastError))
 		}
 	}
 	for _, d := range page.Devices {
 		if d.State == "down" {
-			add(status.Degraded, fmt.Sprintf("device %s is offline: %s", d.Device, d.Error))
+			add(status.Degraded, fmt.Sprintf("device %s is offline: %s", d.Device, orNothing(d.Error)))
 		}
 	}
 	return h
+}
+
+func orNothing(reason string) string {
+	if reason == "" {
+		return "no attempt has failed yet"
+	}
+	return reason
 }
