@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,8 @@ const (
 const (
 	refusalFactor   = 3 // credentials rarely heal by themselves, but they do (CON-37)
 	stableAfter     = 60 * time.Second
+	quickLoss       = 30 * time.Second // a connection that ends sooner, conflictAfter times in a row,
+	conflictAfter   = 3                // is most likely taken over by somebody else (CON-45)
 	refusedNotAuth  = 5
 	refusedBadLogin = 4
 )
@@ -168,35 +171,53 @@ type link struct {
 	since     time.Time
 	connects  uint64
 	lastError string
+	told      string // the reason that has been logged
 }
 
 // keep holds the connection up until ctx ends. All knowledge of when to try again is here.
 func (l *link) keep(ctx context.Context) {
+	quick := 0 // connections in a row that ended soon after they were made
 	for tries := 0; ; {
 		if l.pool.pace.Wait(ctx) != nil {
 			return
 		}
-		before, start := l.received.Load(), time.Now()
+		before, start, connects := l.received.Load(), time.Now(), l.stats().Connects
 		err := l.serve(ctx)
-		l.noteLost(err)
 		if ctx.Err() != nil {
+			l.noteLost(nil)
 			return
 		}
 		if errors.Is(err, errRenew) {
+			l.noteLost(err)
 			l.log.Debug().Msg("renewing the token with a new connection")
-			tries = 0
+			tries, quick = 0, 0
 			continue
+		}
+		if quick++; l.stats().Connects == connects || time.Since(start) > quickLoss {
+			quick = 0
+		}
+		if quick >= conflictAfter {
+			err = fmt.Errorf("%w, again and again just after connecting: does another gateway or tool use this identity?", err)
 		}
 		if time.Since(start) >= stableAfter && l.received.Load() > before {
 			tries = 0
 		}
 		pause := delay(tries, l.mostPause(err), l.random())
-		l.log.Warn().Err(err).Stringer("retry_in", pause.Round(100*time.Millisecond)).Msg("no connection to the hub")
+		l.logLoss(err, pause)
 		tries++
 		if !wait(ctx, pause) {
 			return
 		}
 	}
+}
+
+// logLoss says why there is no connection: aloud when that is news.
+func (l *link) logLoss(err error, pause time.Duration) {
+	level := zerolog.DebugLevel
+	if l.noteLost(err) {
+		level = zerolog.WarnLevel
+	}
+	l.log.WithLevel(level).Err(err).Stringer("retry_in", pause.Round(100*time.Millisecond)).Msg("no connection to the hub; trying again, later less often")
 }
 
 // mostPause is how far the backoff grows after err.
@@ -236,21 +257,32 @@ func (l *link) dispatch(f func()) bool {
 func (l *link) noteConnected() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.up, l.since, l.lastError = true, time.Now(), ""
+	event := l.log.Info()
+	switch {
+	case l.told != "":
+		event = event.Stringer("after", time.Since(l.since).Round(time.Second))
+	case l.connects > 0:
+		event = l.log.Debug() // a renewal
+	}
+	event.Msg("connected to the hub")
+	l.up, l.since, l.lastError, l.told = true, time.Now(), "", ""
 	l.connects++
-	l.log.Info().Msg("connected to the hub")
 }
 
-func (l *link) noteLost(err error) {
+// noteLost tells whether err is another reason than the one that is known already.
+func (l *link) noteLost(err error) (news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.up || l.since.IsZero() {
 		l.since = time.Now()
 	}
 	l.up = false
-	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errRenew) {
+	if err != nil && !errors.Is(err, errRenew) {
 		l.lastError = err.Error()
 	}
+	news = l.lastError != l.told
+	l.told = l.lastError
+	return news
 }
 
 // noteTrouble is about the lane: the connection stands.

@@ -37,7 +37,11 @@ var (
 type refusedError struct{ code byte }
 
 func (e *refusedError) Error() string {
-	return fmt.Sprintf("the hub refused the connection: %v (code %d)", packets.ConnErrors[e.code], e.code)
+	text := fmt.Sprintf("the hub refused the connection: %v (code %d)", packets.ConnErrors[e.code], e.code)
+	if e.code == refusedNotAuth || e.code == refusedBadLogin {
+		text += "; compare the identity's key with the hub's, and see that it is enabled there and that this clock is right"
+	}
+	return text
 }
 
 // session is one connection of one identity, from CONNECT to its loss.
@@ -135,6 +139,7 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	keep := func() bool { return true } // lets the connection outlive dialing
+	var dialed error                    // why the hub could not be reached; these two are set before the token is done
 	opts := mqtt.NewClientOptions().
 		AddBroker("tls://hub"). // only a scheme that paho knows; the connection is ours
 		SetClientID(login.ClientID).SetUsername(login.Username).SetPassword(login.Password.Reveal()).
@@ -146,9 +151,9 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 		SetDefaultPublishHandler(s.receive).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lose(fmt.Errorf("connection lost: %w", err)) }).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			conn, err := s.pool.cfg.Dial(dialing)
-			if err != nil {
-				return nil, err
+			var conn *dial.Conn
+			if conn, dialed = s.pool.cfg.Dial(dialing); dialed != nil {
+				return nil, dialed
 			}
 			conn.Acks(s.acknowledge)
 			s.conn = conn
@@ -167,6 +172,9 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 	if err := token.Error(); err != nil {
 		if code := token.(*mqtt.ConnectToken).ReturnCode(); code >= packets.ErrRefusedBadProtocolVersion && code <= packets.ErrRefusedNotAuthorised {
 			return &refusedError{code}
+		}
+		if dialed != nil {
+			return dialed // says more than what the library makes of it
 		}
 		return fmt.Errorf("connecting: %w", err)
 	}

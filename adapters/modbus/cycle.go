@@ -170,7 +170,7 @@ func (w *wire) judge(d *device, c *cycle) []gateway.Sample {
 // refuse notes that the device does not let the block's points be read.
 func (w *wire) refuse(d *device, b Block) {
 	for _, i := range b.Points {
-		d.lore.refused[i] = time.Now().Add(refusedRetry)
+		d.lore.refuse(i, time.Now())
 	}
 	w.showRefused(d)
 	d.replan()
@@ -179,7 +179,7 @@ func (w *wire) refuse(d *device, b Block) {
 // logRefused writes one line about the points that a cycle found to be refused.
 func (w *wire) logRefused(d *device, before int) {
 	if n := len(d.lore.refused); n > before {
-		w.log.Warn().Str("device", d.Name).Uint8("unit", d.Unit).Int("new", n-before).Int("all", n).
+		w.log.Warn().Str("device", d.Name).Uint8("unit", d.Unit).Int("new", n-before).Strs("points", d.refusedNames()).
 			Msg("device refuses points; check their addresses in the mapping")
 	}
 }
@@ -187,7 +187,7 @@ func (w *wire) logRefused(d *device, before int) {
 // relearn notes that the device gave a point that it had refused: what else it taught may be out of
 // date too.
 func (w *wire) relearn(d *device, i int) {
-	delete(d.lore.refused, i)
+	d.lore.give(i)
 	clear(d.lore.cuts)
 	d.lore.strict = false
 	d.replan()
@@ -195,12 +195,28 @@ func (w *wire) relearn(d *device, i int) {
 	w.log.Info().Str("device", d.Name).Str("point", string(d.Points[i].ID)).Msg("device gives the point")
 }
 
-func (w *wire) showRefused(d *device) {
-	var ids []gateway.PointID
+// refusedPoints are the points that the device refuses, in the mapping's order.
+func (d *device) refusedPoints() (ids []gateway.PointID) {
 	for i, p := range d.Points {
 		if _, refused := d.lore.refused[i]; refused {
 			ids = append(ids, p.ID)
 		}
 	}
+	return ids
+}
+
+// refusedNames are the first of them, for a log line.
+func (d *device) refusedNames() (names []string) {
+	for _, id := range d.refusedPoints() {
+		if len(names) == 5 {
+			return append(names, "...")
+		}
+		names = append(names, string(id))
+	}
+	return names
+}
+
+func (w *wire) showRefused(d *device) {
+	ids := d.refusedPoints()
 	w.a.note(func(s *Stats) { s.Devices[d.index].Refused = ids })
 }

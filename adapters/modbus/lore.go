@@ -7,7 +7,9 @@ import (
 )
 
 const (
-	// refusedRetry is how often a point that the device refuses is tried again (MB-7, code 02).
+	// A point that the device refuses is tried again after refusedSoon, then after twice as long, up to
+	// refusedRetry (MB-7, code 02): a PLC refuses everything for a moment while a program is loaded.
+	refusedSoon  = 15 * time.Second
 	refusedRetry = 10 * time.Minute
 	// strictAfter is how many holes between points make a device count as one that refuses every
 	// register it does not have: then nothing is joined over a gap any more (MB-46).
@@ -19,6 +21,7 @@ const (
 type lore struct {
 	cuts    map[Cut]bool      // where a joined request was refused and both halves were not: over a gap?
 	refused map[int]time.Time // points refused on their own: when to try again
+	times   map[int]int       // and how often in a row they were
 	suspect []suspect         // parts of refused requests that are still to be tried
 	strict  bool
 }
@@ -31,7 +34,19 @@ type suspect struct {
 }
 
 func newLore() lore {
-	return lore{cuts: map[Cut]bool{}, refused: map[int]time.Time{}}
+	return lore{cuts: map[Cut]bool{}, refused: map[int]time.Time{}, times: map[int]int{}}
+}
+
+// refuse notes that point i was refused at now.
+func (l *lore) refuse(i int, now time.Time) {
+	l.refused[i] = now.Add(min(refusedSoon<<min(l.times[i], 10), refusedRetry))
+	l.times[i]++
+}
+
+// give notes that the device gave point i, which it had refused.
+func (l *lore) give(i int) {
+	delete(l.refused, i)
+	delete(l.times, i)
 }
 
 // divide notes that the device refused s, and returns the two parts to try instead; false if there

@@ -21,7 +21,7 @@ func TestARefusedRegisterTakesNoNeighbourWithIt(t *testing.T) {
 			pass(10 * time.Second)
 			f.set(func(f *field) { f.log = nil })
 			pass(10 * time.Second)
-			if calls := polled(f, 1); len(calls) > 31 {
+			if calls := polled(f, 1); len(calls) > 32 {
 				t.Errorf("hole %d: %d requests in 10 s once it is known: %v", hole, len(calls), calls[:6])
 			}
 			for _, p := range r.cfg.Devices[0].Points {
@@ -29,7 +29,7 @@ func TestARefusedRegisterTakesNoNeighbourWithIt(t *testing.T) {
 				if int(p.Address) != hole && (goods(got) < 18 || goods(got) != len(got)) {
 					t.Errorf("hole %d: %s: %d readings, %d good", hole, p.ID, len(got), goods(got))
 				}
-				if int(p.Address) == hole && (len(got) != 1 || !errors.Is(got[0].Err, gateway.ErrRefused)) {
+				if int(p.Address) == hole && (len(got) != 2 || !errors.Is(got[0].Err, gateway.ErrRefused)) { // once more after 15 s
 					t.Errorf("hole %d: %v", hole, got)
 				}
 			}
@@ -47,6 +47,44 @@ func TestARefusedRegisterTakesNoNeighbourWithIt(t *testing.T) {
 				t.Errorf("after it came back: %d requests in 10 s", len(calls))
 			}
 		})
+	}
+}
+
+// A PLC that loads a program refuses everything for a moment.
+func TestADeviceThatRefusedEverythingForAMomentIsBackSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newField()
+		for a := 10; a < 15; a++ {
+			f.holes[spot{1, Holding, a}] = true
+		}
+		r := run(t, Config{Devices: []Device{{Name: "d", Unit: 1, Points: points("d", Holding, time.Second, span2(10, 5)...)}}}, f)
+		pass(5 * time.Second)
+		if n := len(r.Stats().Devices[0].Refused); n != 5 {
+			t.Fatalf("%d of 5 points are refused", n)
+		}
+		f.set(func(f *field) { f.holes = nil })
+		pass(20 * time.Second)
+		if refused := r.Stats().Devices[0].Refused; len(refused) != 0 {
+			t.Errorf("20 s later %v are still not read", refused)
+		}
+	})
+}
+
+func TestRefusedPointsAreTriedLessAndLessOften(t *testing.T) {
+	l := newLore()
+	now := time.Now()
+	var waits []time.Duration
+	for range 9 {
+		l.refuse(3, now)
+		waits = append(waits, l.refused[3].Sub(now))
+	}
+	if waits[0] != refusedSoon || waits[1] != 2*refusedSoon || waits[8] != refusedRetry {
+		t.Errorf("waits %v", waits)
+	}
+	l.give(3)
+	l.refuse(3, now)
+	if wait := l.refused[3].Sub(now); wait != refusedSoon {
+		t.Errorf("after it was given: %v", wait)
 	}
 }
 

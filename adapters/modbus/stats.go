@@ -63,7 +63,7 @@ type DeviceStats struct {
 	StaleFrames uint64        // of its unit
 	Exceptions  uint64        // answers that were exceptions
 	TimeLost    time.Duration // spent waiting for answers that did not come (MB-85)
-	// Refused are the points that the device refuses to read; they are tried every ten minutes.
+	// Refused are the points that the device refuses to read; they are tried again after 15 s, later less often.
 	Refused []gateway.PointID
 }
 

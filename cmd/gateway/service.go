@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -76,7 +77,10 @@ func newService(cfg serviceConfig) (*service, error) {
 	}
 	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(cfg.stateDir, queueName), Log: cfg.log})
 	if errors.Is(err, buffer.ErrInUse) {
-		return nil, fmt.Errorf("%w: another gateway works in %s; stop that one or give this one its own --state-dir", err, cfg.stateDir)
+		return nil, fmt.Errorf("another gateway works in %s; stop that one or give this one its own --state-dir", cfg.stateDir)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("state directory %s cannot be written by user %d: %w; give it to that user, or choose another with --state-dir", cfg.stateDir, os.Getuid(), fs.ErrPermission)
 	}
 	if err != nil {
 		return nil, err
@@ -328,13 +332,22 @@ func (s *service) Status() control.Status {
 	}
 	for i, adapter := range s.links {
 		for _, device := range adapter.Stats().Devices {
-			page.Devices = append(page.Devices, control.DeviceStatus{
-				Device: device.Name, Link: s.cfg.plant.Links[i].Name, State: device.State.String(),
-				LastGood: device.LastGood, Error: device.LastError,
-			})
+			page.Devices = append(page.Devices, deviceStatus(s.cfg.plant.Links[i].Name, device))
 		}
 	}
 	return page
+}
+
+// deviceStatus is the row of a polled device. Its error is what is wrong now.
+func deviceStatus(link string, d modbus.DeviceStats) control.DeviceStatus {
+	row := control.DeviceStatus{Device: d.Name, Link: link, State: d.State.String(), LastGood: d.LastGood}
+	if d.State != modbus.Up {
+		row.Error = d.LastError
+	}
+	for _, id := range d.Refused {
+		row.Refused = append(row.Refused, string(id))
+	}
+	return row
 }
 
 // listenerStatus is the row of a device that reports by itself.

@@ -24,7 +24,7 @@ func statusCommand(io streams) *cobra.Command {
 		Long: `status asks the running gateway over its control socket and shows the queue, every identity's
 connection and every field device.
 
-Exit code: 0 all identities are connected and no device is offline, 1 something is not well or no
+Exit code: 0 all identities are connected, no device is offline and none refuses a point, 1 something is not well or no
 gateway runs, 2 wrong command line.`,
 		Args: words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,7 +62,7 @@ func well(page control.Status) bool {
 		}
 	}
 	for _, device := range page.Devices {
-		if device.State == "down" {
+		if device.State == "down" || len(device.Refused) > 0 {
 			return false
 		}
 	}
@@ -94,7 +94,14 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 		if last != "-" {
 			last += " ago"
 		}
-		t.AppendRow(table.Row{d.Device, d.Link, d.State, last, d.Error})
+		state, trouble := d.State, d.Error
+		if state == "down" {
+			state = "offline"
+		}
+		if len(d.Refused) > 0 {
+			trouble = refusal(d)
+		}
+		t.AppendRow(table.Row{d.Device, d.Link, state, last, trouble})
 	}
 	t.Render()
 }

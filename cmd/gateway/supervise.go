@@ -195,8 +195,16 @@ func (v *supervisor) look(now time.Time) status.Health {
 		if d.State == "down" {
 			add(status.Degraded, fmt.Sprintf("device %s is offline: %s", d.Device, orNothing(d.Error)))
 		}
+		if len(d.Refused) > 0 {
+			add(status.Degraded, refusal(d))
+		}
 	}
 	return h
+}
+
+// refusal says which points a device does not let be read.
+func refusal(d control.DeviceStatus) string {
+	return fmt.Sprintf("device %s refuses %s, check the address in the mapping: %s", d.Device, count(len(d.Refused), "point"), strings.Join(d.Refused, ", "))
 }
 
 func orNothing(reason string) string {

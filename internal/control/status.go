@@ -43,4 +43,5 @@ type DeviceStatus struct {
 	State    string    `json:"state"` // "up", "down" or "unknown"
 	LastGood time.Time `json:"last_good,omitzero"`
 	Error    string    `json:"error,omitempty"`
+	Refused  []string  `json:"refused,omitempty"` // points that it does not let be read
 }
