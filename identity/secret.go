@@ -90,7 +90,7 @@ func (s Source) Resolve(ref Ref) (Secret, error) {
 	directory := filepath.Join(s.Credentials, credentialDirectory+"_"+name)
 	switch {
 	case scheme == "credential" && s.Credentials == "":
-		return Secret{}, fmt.Errorf("%s: %w: no systemd credentials here; add LoadCredential=%s:... to the service", ref, ErrMissing, name)
+		return Secret{}, fmt.Errorf("%s: %w: credentials are there only inside the service; put the key into the file %s of its credentials directory", ref, ErrMissing, name)
 	case scheme == "credential" && exists(directory):
 		path = directory
 	case scheme == "credential":
@@ -125,6 +125,9 @@ func (s Source) PSK(dir string) func(identity string) (key []byte, ok bool) {
 
 func readSecretFile(ref Ref, path string, guard bool) (Secret, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && !guard {
+		return Secret{}, fmt.Errorf("%s: %w: the service was started without it; put the key into the service's credentials directory and restart", ref, ErrMissing)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return Secret{}, fmt.Errorf("%s: %w: no file %s", ref, ErrMissing, path)
 	}
@@ -146,6 +149,9 @@ func readSecretFile(ref Ref, path string, guard bool) (Secret, error) {
 
 // decodeKey is the binary key of a base64 shared access key (SAS-5). Its error never shows the key.
 func decodeKey(key Secret) ([]byte, error) {
+	if strings.Contains(key.Reveal(), "SharedAccessKey=") {
+		return nil, errors.New("this is a connection string; keep only what follows SharedAccessKey=")
+	}
 	raw, err := base64.StdEncoding.DecodeString(key.Reveal())
 	if err != nil || len(raw) == 0 {
 		return nil, errors.New("the shared access key is not base64; copy it whole, with the = at its end")

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -30,12 +32,15 @@ Exit code: 0 no errors (warnings are allowed), 1 errors, 2 wrong command line.`,
 		Args:    words(cobra.MaximumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			path := mappingArgument(args)
-			plant, findings, err := mapping.Load(path)
+			plant, findings, err := loadMapping(path)
 			if err != nil {
 				return err
 			}
 			if plant != nil {
 				findings = append(findings, mapping.CheckSecrets(plant, secretSource(path))...)
+				if _, err := trustedRoots(plant.Hub, filepath.Dir(path)); err != nil {
+					fmt.Fprintf(io.err, "%s: %v\n", path, err)
+				}
 			}
 			if asJSON {
 				return reportJSON(io.out, findings)
@@ -55,6 +60,15 @@ func mappingArgument(args []string) string {
 	return defaultMapping
 }
 
+// loadMapping is mapping.Load with a remedy for who has no mapping yet.
+func loadMapping(path string) (*mapping.Plant, mapping.Findings, error) {
+	plant, findings, err := mapping.Load(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("no mapping %s; name one, or try 'gateway demo', whose example shows how one looks", path)
+	}
+	return plant, findings, err
+}
+
 // secretSource looks secrets up beside the mapping and in systemd's credentials directory.
 func secretSource(mappingPath string) identity.Source {
 	return identity.Source{Dir: filepath.Dir(mappingPath), Credentials: os.Getenv("CREDENTIALS_DIRECTORY")}
@@ -72,13 +86,13 @@ func reportFindings(w io.Writer, path string, plant *mapping.Plant, findings map
 		}
 		fmt.Fprintln(w, line)
 	}
-	errors, warnings := findings.Errors(), findings.Warnings()
-	if errors > 0 {
-		fmt.Fprintf(w, "%s: %s, %s; nothing was started\n", path, count(errors, "error"), count(warnings, "warning"))
+	wrong, doubtful := findings.Errors(), findings.Warnings()
+	if wrong > 0 {
+		fmt.Fprintf(w, "%s: %s, %s; nothing was started\n", path, count(wrong, "error"), count(doubtful, "warning"))
 		return &failure{code: exitFailed}
 	}
 	fmt.Fprintf(w, "%s: good: %s, %s, %s; %s\n", path, count(len(plant.Identities), "identity"),
-		count(len(plant.Devices), "device"), count(len(plant.Points), "point"), count(warnings, "warning"))
+		count(len(plant.Devices), "device"), count(len(plant.Points), "point"), count(doubtful, "warning"))
 	return nil
 }
 

@@ -125,7 +125,7 @@ func demoPlant(w io.Writer, path string) (*mapping.Plant, string, error) {
 	if path == "" {
 		path = "the example mapping"
 		plant, findings = mapping.Parse(path, gateway.ExampleMapping())
-	} else if plant, findings, err = mapping.Load(path); err != nil {
+	} else if plant, findings, err = loadMapping(path); err != nil {
 		return nil, "", err
 	}
 	if plant == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -158,7 +159,7 @@ func (d *demo) report() error {
 	_, _, canCall := sampleCall(d.plant)
 	switch {
 	case d.called == nil && !canCall:
-		s.Problem = "the mapping offers no direct method that can be tried"
+		// A plant that is only read has nothing to try.
 	case d.called == nil:
 		s.Problem = "no message arrived, so no direct method was tried"
 	case d.called.problem != "":
@@ -183,7 +184,7 @@ func (d *demo) report() error {
 func (d *demo) show(s summary) {
 	fmt.Fprintln(d.io.out)
 	t := newTable(d.io.out, "readings", "queued", "delivered", "lost", "repeated", "first message", "method")
-	method := s.Problem
+	method := cmp.Or(s.Problem, "-")
 	if s.MethodMS != nil {
 		method = fmt.Sprintf("%.1f ms", *s.MethodMS)
 	}

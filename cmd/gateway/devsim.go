@@ -56,7 +56,7 @@ type devsimOptions struct {
 }
 
 func runDevsim(ctx context.Context, io streams, o devsimOptions) error {
-	plant, findings, err := mapping.Load(o.mapping)
+	plant, findings, err := loadMapping(o.mapping)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
 )
 
@@ -21,14 +23,14 @@ func hubCommand(io streams) *cobra.Command {
 	var connectionString string
 	c := &cobra.Command{
 		Use:   "hub",
-		Short: "Be the cloud: call a method, make a token",
+		Short: "Be the cloud: call a method, make a token, see what arrives",
 		Long: `hub talks to the service side of a hub, as an application in the cloud would: to the simulator that
 runs on this machine, or to a real IoT Hub whose service connection string stands in the environment
 variable ` + connectionStringVariable + `.`,
 	}
 	c.PersistentFlags().StringVar(&connectionString, "connection-string", os.Getenv(connectionStringVariable), "service connection string of a real hub (better: in $"+connectionStringVariable+")")
 	c.PersistentFlags().Lookup("connection-string").DefValue = ""
-	c.AddCommand(hubCallCommand(io, &connectionString), hubTokenCommand(io, &connectionString))
+	c.AddCommand(hubCallCommand(io, &connectionString), hubTokenCommand(io, &connectionString), hubMessagesCommand(io))
 	return c
 }
 
@@ -48,7 +50,7 @@ Exit code: 0 the device answered with a status below 400, 1 it answered with ano
 				payload = json.RawMessage(args[2])
 			}
 			if !json.Valid(payload) {
-				return &failure{exitUsage, fmt.Errorf("%s is not JSON; a text needs quotes inside the quotes of the shell: '\"text\"'", payload)}
+				return &failure{exitUsage, fmt.Errorf("%s is not JSON; it looks like '{\"value\": 65}', with double quotes inside and single quotes around", payload)}
 			}
 			hub, err := newHubClient(*connectionString)
 			if err != nil {
@@ -79,7 +81,8 @@ func hubTokenCommand(io streams, connectionString *string) *cobra.Command {
 		Use:   "token DEVICE[/MODULE]",
 		Short: "Print a SAS token with which any MQTT client can connect as the device",
 		Long: `token signs a shared access signature with the identity's key and prints it: the password of an
-MQTT connection whose client id is DEVICE and whose user name is HOST/DEVICE/?api-version=2021-04-12.
+MQTT connection whose client id is DEVICE and whose user name is HOST/DEVICE/?api-version=2021-04-12
+(of a module: DEVICE/MODULE and HOST/DEVICE/MODULE/?api-version=2021-04-12). HOST is the hub's name.
 Treat it like a password: it is one, until it expires.`,
 		Example: "  mosquitto_pub ... -P \"$(gateway hub token boiler-plc)\"",
 		Args:    words(cobra.ExactArgs(1)),
@@ -101,10 +104,77 @@ Treat it like a password: it is one, until it expires.`,
 			if err != nil {
 				return err
 			}
+			if life <= 0 {
+				return &failure{exitUsage, fmt.Errorf("--ttl %v: a token must hold for some time", life)}
+			}
 			fmt.Fprintln(io.out, login.Password.Reveal())
 			return nil
 		},
 	}
 	c.Flags().DurationVar(&life, "ttl", time.Hour, "how long the token holds")
 	return c
+}
+
+func hubMessagesCommand(io streams) *cobra.Command {
+	var follow, asJSON bool
+	c := &cobra.Command{
+		Use:   "messages [DEVICE[/MODULE]]",
+		Short: "Show what has arrived at the simulator",
+		Long: `messages lists the messages that the running simulator has stored, one on a line: when, from whom, the
+fields, and how long it took from the reading to the hub. (A real hub's messages are read from its
+built-in endpoint, which speaks AMQP only.)`,
+		Example: "  gateway hub messages --follow\n  gateway hub messages boiler-plc --json",
+		Args:    words(cobra.MaximumNArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			hub, err := newHubClient("")
+			if err != nil {
+				return err
+			}
+			var only gateway.IdentityID
+			if len(args) == 1 {
+				only = gateway.IdentityID(args[0])
+			}
+			show := func(m hubsim.Message) error {
+				if asJSON {
+					return json.NewEncoder(io.out).Encode(m)
+				}
+				_, err := fmt.Fprintln(io.out, messageLine(m, 0))
+				return err
+			}
+			for after := uint64(0); ; {
+				batch, err := hub.messages(c.Context(), after)
+				if err != nil {
+					return err
+				}
+				for _, m := range batch {
+					after = m.Sequence
+					if only != "" && identityOf(m) != only {
+						continue
+					}
+					if err := show(m); err != nil {
+						return err
+					}
+				}
+				if len(batch) > 0 {
+					continue
+				}
+				if !follow || !pauseFor(c.Context(), 300*time.Millisecond) {
+					return nil
+				}
+			}
+		},
+	}
+	c.Flags().BoolVar(&follow, "follow", false, "go on showing what arrives, until Ctrl-C")
+	c.Flags().BoolVar(&asJSON, "json", false, "print each message as a JSON object on a line of its own")
+	return c
+}
+
+// pauseFor waits; false if ctx ended first.
+func pauseFor(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

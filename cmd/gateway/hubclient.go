@@ -19,6 +19,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
 )
 
@@ -65,13 +66,13 @@ func writeNote(path string, s simulator) error {
 func readNote() (simulator, error) {
 	var s simulator
 	text, err := os.ReadFile(simulatorNote())
-	if errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	if errors.Is(err, fs.ErrNotExist) || err == nil && syscall.Kill(s.PID, 0) == syscall.ESRCH {
 		return s, errors.New("no hub simulator is running here; start 'gateway demo' or 'gateway hubsim', or name a real hub with --connection-string")
 	}
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal(text, &s)
+	return s, err
 }
 
 // hubClient talks to the service side of a hub.
@@ -191,6 +192,13 @@ func (h *hubClient) call(ctx context.Context, id gateway.IdentityID, method stri
 	var answer methodAnswer
 	err := h.do(ctx, http.MethodPost, hubPath("/twins/", id)+"/methods?"+hubAPI, request, &answer)
 	return answer, err
+}
+
+// messages are up to a thousand that the simulator stored after a sequence.
+func (h *hubClient) messages(ctx context.Context, after uint64) ([]hubsim.Message, error) {
+	var batch []hubsim.Message
+	err := h.do(ctx, http.MethodGet, fmt.Sprintf("/hubsim/messages?after=%d", after), nil, &batch)
+	return batch, err
 }
 
 // deviceKey is the identity's primary key as the hub's registry has it.

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/rs/zerolog"
@@ -14,7 +19,7 @@ import (
 	"iothub-gateway/mapping"
 )
 
-func hubsimCommand(io streams) *cobra.Command {
+func hubsimCommand(std streams) *cobra.Command {
 	var cfg hubsim.Config
 	var mappingPath string
 	var memory bool
@@ -29,11 +34,15 @@ It makes its own certificate authority at the first start; give clients the file
 With --mapping it registers every identity of a mapping and writes its key where the mapping's file:
 reference points, if no file is there yet.
 
-Messages: GET /hubsim/messages on the HTTPS port lists them, /hubsim/messages/stream follows them.`,
+A gateway on this machine reaches it if its mapping says
+
+  hub: { host: localhost:8883, trust: "file:DIR/ca.pem" }
+
+docs/commissioning.md walks through the whole.`,
 		Example: "  gateway hubsim\n  gateway hubsim --mapping mapping.yaml --dir ./hub",
 		Args:    words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg.Log = newLogger(io.err, zerolog.InfoLevel)
+			cfg.Log = newLogger(std.err, zerolog.InfoLevel)
 			if memory {
 				cfg.Dir = ""
 			}
@@ -41,21 +50,27 @@ Messages: GET /hubsim/messages on the HTTPS port lists them, /hubsim/messages/st
 			if mappingPath != "" {
 				var findings mapping.Findings
 				var err error
-				if plant, findings, err = mapping.Load(mappingPath); err != nil {
+				if plant, findings, err = loadMapping(mappingPath); err != nil {
 					return err
 				}
 				if plant == nil {
-					return reportFindings(io.err, mappingPath, plant, findings)
+					return reportFindings(std.err, mappingPath, plant, findings)
 				}
 				if cfg.HostName == "" {
 					cfg.HostName = plant.Hub.Host
 				}
+				if plant.Hub.Port != 0 && isLocal(plant.Hub.Host) && !c.Flags().Changed("mqtt") {
+					cfg.MQTT = net.JoinHostPort("127.0.0.1", strconv.Itoa(plant.Hub.Port))
+				}
 			}
 			hub, err := hubsim.New(cfg)
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return fmt.Errorf("%w; choose other addresses with --mqtt and --https", err)
+			}
 			if err != nil {
 				return err
 			}
-			if err := registerPlant(hub, plant, mappingPath); err != nil {
+			if err := registerPlant(std.err, hub, plant, mappingPath); err != nil {
 				return err
 			}
 			remove, err := leaveNote(noteOf(hub))
@@ -63,13 +78,15 @@ Messages: GET /hubsim/messages on the HTTPS port lists them, /hubsim/messages/st
 				return err
 			}
 			defer remove()
-			t := newTable(io.out, "what", "where")
+			t := newTable(std.out, "what", "where")
+			t.AppendRow(table.Row{"name of the hub", orLocalhost(cfg.HostName)})
 			t.AppendRow(table.Row{"devices connect to", "mqtts://" + hub.MQTTAddr()})
 			t.AppendRow(table.Row{"or by WebSocket to", "wss://" + hub.HTTPSAddr() + "/$iothub/websocket"})
 			t.AppendRow(table.Row{"applications use", "https://" + hub.HTTPSAddr()})
 			if cfg.Dir != "" {
 				t.AppendRow(table.Row{"certificate to trust", filepath.Join(cfg.Dir, "ca.pem")})
 			}
+			t.AppendRow(table.Row{"see what arrives with", "gateway hub messages --follow"})
 			t.AppendRow(table.Row{"call a method with", "gateway hub call DEVICE METHOD JSON"})
 			t.Render()
 			return hub.Run(c.Context())
@@ -84,6 +101,16 @@ Messages: GET /hubsim/messages on the HTTPS port lists them, /hubsim/messages/st
 	return c
 }
 
+// isLocal tells whether a hub's name means this machine.
+func isLocal(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
+
+func orLocalhost(host string) string {
+	if host == "" {
+		return "localhost"
+	}
+	return host
+}
+
 // noteOf says how to reach hub.
 func noteOf(hub *hubsim.Hub) simulator {
 	return simulator{
@@ -94,7 +121,7 @@ func noteOf(hub *hubsim.Hub) simulator {
 
 // registerPlant makes every identity of the mapping known to the hub and leaves its key where the
 // mapping looks for it. A file that is there already keeps its key, and the hub takes it over.
-func registerPlant(hub *hubsim.Hub, plant *mapping.Plant, mappingPath string) error {
+func registerPlant(w io.Writer, hub *hubsim.Hub, plant *mapping.Plant, mappingPath string) error {
 	if plant == nil {
 		return nil
 	}
@@ -113,6 +140,7 @@ func registerPlant(hub *hubsim.Hub, plant *mapping.Plant, mappingPath string) er
 		}
 		path, isFile := strings.CutPrefix(string(id.Key), "file:")
 		if !isFile {
+			fmt.Fprintf(w, "%s is registered, but its key (%s) is not known here and not a file that could be written: to run the gateway against this hub, give it a file: key\n", id.ID, id.Key)
 			continue
 		}
 		if !filepath.IsAbs(path) {

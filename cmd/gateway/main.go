@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -76,6 +78,7 @@ Then write your own mapping, check it, and run it:
 
   gateway check mapping.yaml
   gateway run mapping.yaml`,
+		Version:       version(),
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
@@ -101,6 +104,21 @@ Then write your own mapping, check it, and run it:
 		fmt.Fprintf(problems(io.err), "gateway: %v\n", f.err)
 	}
 	return f.code
+}
+
+// version names this build: the module's version, or the commit that it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	built := info.Main.Version
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" && (built == "" || built == "(devel)") {
+			built = setting.Value
+		}
+	}
+	return fmt.Sprintf("%s (%s %s/%s)", built, info.GoVersion, runtime.GOOS, runtime.GOARCH)
 }
 
 // words makes a wrong number of arguments a usage error that shows the right form.

@@ -30,6 +30,9 @@ Stopping finishes what is in flight; nothing is lost and nothing is sent twice.`
 		Example: "  gateway run\n  gateway run /etc/iothub-gateway/mapping.yaml --state-dir /var/lib/iothub-gateway",
 		Args:    words(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
+			if health == "" {
+				return &failure{exitUsage, errors.New("--health needs an address such as 127.0.0.1:8080, or off")}
+			}
 			parsed, err := zerolog.ParseLevel(level)
 			if err != nil {
 				return &failure{exitUsage, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)}
@@ -50,7 +53,7 @@ type runOptions struct {
 }
 
 func runGateway(ctx context.Context, io streams, o runOptions) error {
-	plant, findings, err := mapping.Load(o.mapping)
+	plant, findings, err := loadMapping(o.mapping)
 	if err != nil {
 		return err
 	}
@@ -60,11 +63,14 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	for _, warning := range findings {
 		o.log.Warn().Str("at", fmt.Sprintf("%s:%d:%d", warning.File, warning.Line, warning.Column)).Msg(warning.Code + " " + warning.Message)
 	}
-	roots, err := trustedRoots(plant.Hub, filepath.Dir(o.mapping))
-	if err != nil {
-		return err
-	}
 	secrets := secretSource(o.mapping)
+	roots, err := trustedRoots(plant.Hub, filepath.Dir(o.mapping))
+	if missing := keysMissing(plant, secrets); err != nil || len(missing) > 0 {
+		for _, f := range missing {
+			fmt.Fprintln(problems(io.err), f)
+		}
+		return errors.Join(err, errUnlessNone(len(missing)))
+	}
 	service, err := newService(serviceConfig{
 		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, log: o.log,
 		keys: func(id mapping.Identity) (identity.Secret, error) { return secrets.Resolve(id.Key) },
@@ -82,6 +88,27 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	err = service.Run(ctx, tasks...)
 	o.log.Info().Msg("gateway stopped")
 	return err
+}
+
+// keysMissing are the findings about keys without which the gateway cannot start; those of sensors may
+// come later.
+func keysMissing(plant *mapping.Plant, secrets identity.Source) (missing mapping.Findings) {
+	for _, f := range mapping.CheckSecrets(plant, secrets) {
+		if !f.Warning() || f.Code == codeMissingSecret {
+			missing = append(missing, f)
+		}
+	}
+	return missing
+}
+
+// codeMissingSecret is what check warns of and run cannot do without.
+const codeMissingSecret = "W052"
+
+func errUnlessNone(missing int) error {
+	if missing == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s cannot be used, see above; nothing was started", count(missing, "key"))
 }
 
 // watchTasks are those that let people and machines look at the service.

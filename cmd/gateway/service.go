@@ -215,7 +215,7 @@ func trustedRoots(hub mapping.Hub, dir string) (*x509.CertPool, error) {
 	}
 	pem, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("hub.trust: %w", err)
+		return nil, fmt.Errorf("hub.trust: %w; put the certificate of the hub's authority there", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {

@@ -141,7 +141,10 @@ func (v *supervisor) tell(h status.Health) {
 		if h.State != status.Running {
 			event = v.log.Warn()
 		}
-		event.Strs("reasons", h.Reasons).Msg("the gateway is " + string(h.State))
+		if len(h.Reasons) > 0 {
+			event = event.Strs("reasons", h.Reasons)
+		}
+		event.Msg("the gateway is " + string(h.State))
 	}
 	v.notify("STATUS=" + statusLine(h, v.service.Status()))
 }
