@@ -16,18 +16,32 @@ type figure struct {
 	what       string // for people: what is measured
 	limitIs    string // and beside what
 	target     string // what the ratio should be
-	value      func(context.Context) (float64, error)
-	limit      func(context.Context) (float64, error)
+	value      measurement
+	limit      measurement
+}
+
+// measurement is a number, for a duration the 99th percentile, whose median it also gives.
+type measurement func(context.Context) (number, p50 float64, err error)
+
+// plain is a measurement without a median.
+func plain(measure func(context.Context) (float64, error)) measurement {
+	return func(ctx context.Context) (float64, float64, error) {
+		v, err := measure(ctx)
+		return v, 0, err
+	}
 }
 
 // result is a figure with its numbers, in the form of results.json.
 type result struct {
-	Name   string  `json:"name"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Limit  float64 `json:"limit"`
-	Ratio  float64 `json:"ratio"` // value / limit
-	figure figure
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+	Limit float64 `json:"limit"`
+	Ratio float64 `json:"ratio"` // value / limit
+	// P50 and LimitP50 are the medians beside 99th percentiles.
+	P50      float64 `json:"p50,omitempty"`
+	LimitP50 float64 `json:"limit_p50,omitempty"`
+	figure   figure
 }
 
 func (r result) String() string {
@@ -36,20 +50,21 @@ func (r result) String() string {
 
 // take measures value and limit in turns.
 func (f figure) take(ctx context.Context) (result, error) {
-	var values, limits []float64
+	var values, limits, medians, limitMedians []float64
 	for range rounds {
-		limit, err := f.limit(ctx)
+		limit, limit50, err := f.limit(ctx)
 		if err != nil {
 			return result{}, fmt.Errorf("limit: %w", err)
 		}
-		value, err := f.value(ctx)
+		value, value50, err := f.value(ctx)
 		if err != nil {
 			return result{}, err
 		}
 		values, limits = append(values, value), append(limits, limit)
+		medians, limitMedians = append(medians, value50), append(limitMedians, limit50)
 	}
 	v, l := median(values), median(limits)
-	return result{Name: f.name, Value: v, Unit: f.unit, Limit: l, Ratio: v / l, figure: f}, nil
+	return result{Name: f.name, Value: v, Unit: f.unit, Limit: l, Ratio: v / l, P50: median(medians), LimitP50: median(limitMedians), figure: f}, nil
 }
 
 func median(all []float64) float64 {
@@ -57,11 +72,11 @@ func median(all []float64) float64 {
 	return all[len(all)/2]
 }
 
-// p99 makes a measurement of two percentiles one of the second, in microseconds.
-func p99(measure func(context.Context) (time.Duration, time.Duration, error)) func(context.Context) (float64, error) {
-	return func(ctx context.Context) (float64, error) {
-		_, high, err := measure(ctx)
-		return float64(high.Microseconds()), err
+// p99 takes a measurement of two percentiles in microseconds.
+func p99(measure func(context.Context) (time.Duration, time.Duration, error)) measurement {
+	return func(ctx context.Context) (float64, float64, error) {
+		middle, high, err := measure(ctx)
+		return float64(high.Microseconds()), float64(middle.Microseconds()), err
 	}
 }
 
@@ -74,8 +89,8 @@ func figures() []figure {
 			what: fmt.Sprintf("from buffer.Put to PUBACK over TLS, %d identities, %d-byte bodies, window 16, batch off; %d producers that put %d messages a call; counted at the hub",
 				n, bodySize, producers, perPut),
 			limitIs: "paho alone publishing the same over as many connections, 16 in flight on each, no queue",
-			value:   func(ctx context.Context) (float64, error) { return durableRate(ctx, n) },
-			limit:   func(ctx context.Context) (float64, error) { return bareRate(ctx, n) },
+			value:   plain(func(ctx context.Context) (float64, error) { return durableRate(ctx, n) }),
+			limit:   plain(func(ctx context.Context) (float64, error) { return bareRate(ctx, n) }),
 		})
 	}
 	for _, n := range []int{1, 100} {
@@ -96,16 +111,16 @@ func figures() []figure {
 		name: "identity_memory_1000", unit: "bytes", target: "at most 1.25",
 		what:    "resident memory of one idle identity over TLS, of 1000 in a process of their own",
 		limitIs: "paho alone with as many connections",
-		value:   func(ctx context.Context) (float64, error) { return identityMemory(ctx, "product", 1000) },
-		limit:   func(ctx context.Context) (float64, error) { return identityMemory(ctx, "bare", 1000) },
+		value:   plain(func(ctx context.Context) (float64, error) { return identityMemory(ctx, "product", 1000) }),
+		limit:   plain(func(ctx context.Context) (float64, error) { return identityMemory(ctx, "bare", 1000) }),
 	})
 	for _, n := range []int{1, 64} {
 		all = append(all, figure{
 			name: fmt.Sprintf("coap_post_%d", n), unit: "posts/s", target: "at 64 peers at least 0.5, or 0.8 x 64 / (2 x commit latency) posts/s, whichever is lower",
 			what:    fmt.Sprintf("CoAP CON POST of two SenML records to a 2.04 that says the reading is in the queue file, %d peers, each waiting for its answer", n),
 			limitIs: "go-coap's server whose handler does nothing but answer, with the same clients",
-			value:   func(ctx context.Context) (float64, error) { return durablePosts(ctx, n) },
-			limit:   func(ctx context.Context) (float64, error) { return barePosts(ctx, n) },
+			value:   plain(func(ctx context.Context) (float64, error) { return durablePosts(ctx, n) }),
+			limit:   plain(func(ctx context.Context) (float64, error) { return barePosts(ctx, n) }),
 		})
 	}
 	return all

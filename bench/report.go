@@ -34,7 +34,11 @@ func page(results []result, now time.Time) string {
 	}
 	b.WriteString("\n## What was measured, and beside what\n\n")
 	for _, r := range results {
-		fmt.Fprintf(&b, "- **%s**: %s. Limit: %s.\n", r.Name, r.figure.what, r.figure.limitIs)
+		fmt.Fprintf(&b, "- **%s**: %s. Limit: %s.", r.Name, r.figure.what, r.figure.limitIs)
+		if r.P50 > 0 {
+			fmt.Fprintf(&b, " Median %.0f %s, of the limit %.0f.", r.P50, r.Unit, r.LimitP50)
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }
