@@ -32,6 +32,7 @@ type Refusal struct {
 	Name     string // "illegal data address"
 }
 
+// Error names the code and its meaning: "exception 2 (illegal data address)".
 func (r *Refusal) Error() string {
 	return fmt.Sprintf("exception %s (%s)", r.Code, r.Name)
 }

@@ -116,21 +116,26 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 
-	mu     sync.Mutex // guards log
-	log    bytes.Buffer
-	waited error
+	transcript
+	waited error // read after done
 }
 
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.Write(b)
+// transcript keeps what a program says while it runs.
+type transcript struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
 }
 
-func (p *process) output() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.String()
+func (s *transcript) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *transcript) output() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // start runs `gateway run` on the plant.

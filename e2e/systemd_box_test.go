@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -107,25 +105,11 @@ func debianMirror(t *testing.T) string {
 // box is a booted Debian of its own: processes, files, users and network, which has only loopback.
 // What it writes is in memory, and gone when it ends.
 type box struct {
-	t       *testing.T
-	nspawn  *exec.Cmd
-	leader  string // process id of the box's systemd, seen from outside
-	ended   chan struct{}
-	mu      sync.Mutex // guards console
-	console bytes.Buffer
-}
-
-// Write takes what the container's console says.
-func (b *box) Write(text []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.console.Write(text)
-}
-
-func (b *box) said() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.console.String()
+	t          *testing.T
+	nspawn     *exec.Cmd
+	leader     string // process id of the box's systemd, seen from outside
+	ended      chan struct{}
+	transcript // of its console
 }
 
 // boot starts a box on root and waits until its systemd has reached its default target.
@@ -171,7 +155,7 @@ func (b *box) awaitReady(notify *net.UnixConn) {
 	for ready := false; !ready; {
 		n, err := notify.Read(buffer)
 		if err != nil {
-			b.t.Fatalf("the container did not boot: %v\n%s", err, b.said())
+			b.t.Fatalf("the container did not boot: %v\n%s", err, b.output())
 		}
 		for line := range strings.Lines(string(buffer[:n])) {
 			line = strings.TrimSpace(line)

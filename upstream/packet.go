@@ -6,10 +6,8 @@ import "encoding/binary"
 // A repeat after a loss is a new publish of the same message id: the hub does no de-duplication by DUP.
 const publishQoS1 = 0x32
 
-// maxTopic is the longest topic that MQTT can carry.
-const maxTopic = 0xffff
-
-// appendPublish appends a whole PUBLISH packet at QoS 1. The topic is at most maxTopic bytes.
+// appendPublish appends a whole PUBLISH packet at QoS 1. The topic is at most 65535 bytes long: the
+// queue takes no message whose properties would make it longer.
 func appendPublish(b, topic []byte, id uint16, body []byte) []byte {
 	b = append(b, publishQoS1)
 	b = appendLength(b, 2+len(topic)+2+len(body))

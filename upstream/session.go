@@ -99,7 +99,7 @@ func (l *link) serve(ctx context.Context) error {
 func (s *session) renewal(expires time.Time, stop context.CancelCauseFunc) *time.Timer {
 	life := time.Until(expires)
 	var timer *time.Timer
-	armed := make(chan struct{})
+	armed := make(chan struct{}) // closed when timer is set, which a short life could overtake
 	timer = time.AfterFunc(renewIn(life, s.random()), func() {
 		<-armed
 		if s.busy.Load() > 0 && time.Until(expires) > life/20 {
@@ -212,10 +212,10 @@ func (s *session) subscribe(ctx context.Context, filter string) error {
 	return nil
 }
 
-// send publishes the lane's entries in order, at most a window ahead of the acknowledgements, until
-// ctx ends or the connection does. It writes past the library: what a window takes leaves in one piece.
+// send takes the lane's entries in order, at most a window ahead of the acknowledgements, and
+// publishes them until ctx ends or the connection does.
 func (s *session) send(ctx context.Context) {
-	var topic, packets []byte
+	var out outgoing
 	for after := s.acked.Load(); ; {
 		free := s.flight.free()
 		if free == 0 {
@@ -241,31 +241,41 @@ func (s *session) send(ctx context.Context) {
 			}
 			continue
 		}
-		packets = packets[:0]
-		now := time.Now()
-		for i := range entries {
-			e := &entries[i]
-			topic = appendMessageTopic(topic[:0], s.events, messageID(s.pool.cfg.QueueID, e.Seq), &e.Telemetry)
-			id, first := s.flight.add(e.Seq, now)
-			if first {
-				s.late.Reset(s.pool.cfg.AckTimeout)
-			}
-			packets = appendPublish(packets, topic, id, e.Telemetry.Body)
-			s.noteSent(e.Seq)
-			after = e.Seq
-			if len(packets) < keptBuffer && i < len(entries)-1 {
-				continue
-			}
-			if _, err := s.conn.Write(packets); err != nil {
-				s.lose(fmt.Errorf("publishing: %w", err))
-				return
-			}
-			packets = packets[:0]
+		if err := s.publish(&out, entries); err != nil {
+			s.lose(fmt.Errorf("publishing: %w", err))
+			return
 		}
-		if cap(packets) > keptBuffer {
-			packets = nil
-		}
+		after = entries[len(entries)-1].Seq
 	}
+}
+
+// outgoing are a sender's buffers.
+type outgoing struct{ topic, packets []byte }
+
+// publish writes entries past the library: what a window takes leaves in one piece, unless it is large.
+func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
+	now := time.Now()
+	for i := range entries {
+		e := &entries[i]
+		id, first := s.flight.add(e.Seq, now)
+		if first {
+			s.late.Reset(s.pool.cfg.AckTimeout)
+		}
+		out.topic = appendMessageTopic(out.topic[:0], s.events, messageID(s.pool.cfg.QueueID, e.Seq), &e.Telemetry)
+		out.packets = appendPublish(out.packets, out.topic, id, e.Telemetry.Body)
+		s.noteSent(e.Seq)
+		if len(out.packets) < keptBuffer && i < len(entries)-1 {
+			continue
+		}
+		if _, err := s.conn.Write(out.packets); err != nil {
+			return err
+		}
+		out.packets = out.packets[:0]
+	}
+	if cap(out.packets) > keptBuffer {
+		out.packets = nil
+	}
+	return nil
 }
 
 // checkProgress ends a connection on which the hub acknowledges nothing, and looks again while

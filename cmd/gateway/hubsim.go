@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -79,7 +80,7 @@ docs/commissioning.md walks through the whole.`,
 			}
 			defer remove()
 			t := newTable(std.out, "what", "where")
-			t.AppendRow(table.Row{"name of the hub", orLocalhost(cfg.HostName)})
+			t.AppendRow(table.Row{"name of the hub", cmp.Or(cfg.HostName, "localhost")})
 			t.AppendRow(table.Row{"devices connect to", "mqtts://" + hub.MQTTAddr()})
 			t.AppendRow(table.Row{"or by WebSocket to", "wss://" + hub.HTTPSAddr() + "/$iothub/websocket"})
 			t.AppendRow(table.Row{"applications use", "https://" + hub.HTTPSAddr()})
@@ -103,13 +104,6 @@ docs/commissioning.md walks through the whole.`,
 
 // isLocal tells whether a hub's name means this machine.
 func isLocal(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
-
-func orLocalhost(host string) string {
-	if host == "" {
-		return "localhost"
-	}
-	return host
-}
 
 // noteOf says how to reach hub.
 func noteOf(hub *hubsim.Hub) simulator {

@@ -75,7 +75,7 @@ type eachLine struct {
 
 func (e eachLine) Write(text []byte) (int, error) {
 	for line := range bytes.Lines(text) {
-		if _, err := (prefixed{e.w, e.prefix}).Write(line); err != nil {
+		if _, err := prefixed(e).Write(line); err != nil {
 			return 0, err
 		}
 	}

@@ -65,11 +65,14 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	}
 	secrets := secretSource(o.mapping)
 	roots, err := trustedRoots(plant.Hub, filepath.Dir(o.mapping))
-	if missing := keysMissing(plant, secrets); err != nil || len(missing) > 0 {
+	if missing := keysMissing(plant, secrets); len(missing) > 0 {
 		for _, f := range missing {
 			fmt.Fprintln(problems(io.err), f)
 		}
-		return errors.Join(err, errUnlessNone(len(missing)))
+		err = errors.Join(err, fmt.Errorf("%s cannot be used, see above; nothing was started", count(len(missing), "key")))
+	}
+	if err != nil {
+		return err
 	}
 	service, err := newService(serviceConfig{
 		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, log: o.log,
@@ -103,13 +106,6 @@ func keysMissing(plant *mapping.Plant, secrets identity.Source) (missing mapping
 
 // codeMissingSecret is what check warns of and run cannot do without.
 const codeMissingSecret = "W052"
-
-func errUnlessNone(missing int) error {
-	if missing == 0 {
-		return nil
-	}
-	return fmt.Errorf("%s cannot be used, see above; nothing was started", count(missing, "key"))
-}
 
 // watchTasks are those that let people and machines look at the service.
 func watchTasks(o runOptions, s *service) ([]task, error) {

@@ -31,10 +31,9 @@ import (
 )
 
 const (
-	queueName  = "queue.db"
-	tokenLife  = time.Hour  // what Microsoft's own SDKs use (CON-49)
-	maxPacket  = 320 * 1024 // the hub's largest message and its topic
-	ackTimeout = upstream.DefaultAckTimeout
+	queueName = "queue.db"
+	tokenLife = time.Hour  // what Microsoft's own SDKs use (CON-49)
+	maxPacket = 320 * 1024 // the hub's largest message and its topic
 )
 
 // serviceConfig is what a gateway is made of, once the mapping has been checked.
@@ -104,7 +103,7 @@ func newService(cfg serviceConfig) (*service, error) {
 		Device: func(id gateway.PointID) bridge.Device { return devices[id] },
 	})
 	s.pool = upstream.NewPool(upstream.Config{
-		Dial: hubDialer(cfg), QueueID: queue.ID(), AckTimeout: ackTimeout, Log: cfg.log,
+		Dial: hubDialer(cfg), QueueID: queue.ID(), Log: cfg.log,
 	}, members, func(ctx context.Context, c gateway.Command) gateway.Reply {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
