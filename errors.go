@@ -21,6 +21,9 @@ var (
 	ErrUncertain = errors.New("sent, but not confirmed; the device may have executed it")
 	// ErrNotAvailable: the device answered with the value that its manual defines as "no value".
 	ErrNotAvailable = errors.New("the device has no value")
+	// ErrFull: the queue has reached a limit whose mapping says refuse-new. Nothing was stored of the
+	// identities that a *FullError in the chain names; trying again soon is of no use.
+	ErrFull = errors.New("the queue is full")
 	// ErrOutOfRange: the reading lies outside the range that the mapping gives for a good one.
 	ErrOutOfRange = errors.New("out of range")
 )
@@ -39,6 +42,20 @@ func (r *Refusal) Error() string {
 
 // Is makes every Refusal an ErrRefused.
 func (r *Refusal) Is(target error) bool { return target == ErrRefused }
+
+// FullError names the identities whose messages a full queue refused; those of others in the same
+// call were stored. errors.Is(e, ErrFull).
+type FullError struct {
+	Identities []IdentityID // in the order of the call, each once
+}
+
+// Error names the identities and the remedy.
+func (e *FullError) Error() string {
+	return fmt.Sprintf("%v for %v: raise the limit under buffer, or see why nothing is delivered", ErrFull, e.Identities)
+}
+
+// Is makes every FullError an ErrFull.
+func (e *FullError) Is(target error) bool { return target == ErrFull }
 
 // Reason is the short word that stands for err in a message's quality field: "" for nil,
 // "device" (it refused), "not available", "out of range", or "comm".

@@ -179,3 +179,15 @@ type Reply struct {
 	Status int
 	Body   []byte
 }
+
+// State keeps small facts across restarts: executed message ids, applied desired versions, learned
+// holes. A key is "part/of/whom"; a value is at most 64 KiB. Implemented by buffer on a file of its
+// own; safe for use by any goroutine.
+type State interface {
+	// Get returns the value of key; false if there is none.
+	Get(key string) (value []byte, ok bool)
+	// Put stores value durably before it returns nil.
+	Put(ctx context.Context, key string, value []byte) error
+	// Delete forgets key durably before it returns nil; a key that is not there is no error.
+	Delete(ctx context.Context, key string) error
+}

@@ -22,6 +22,7 @@ var layers = map[string][]string{
 	"internal/control":     {},
 	"internal/status":      {},
 	"internal/faultnet":    {},
+	"internal/powerfs":     {}, // a file system that forgets what was not flushed (tests)
 	"adapters/modbus":      {"."},
 	"adapters/coap":        {"."},
 	"adapters/adaptertest": {"."},
@@ -35,12 +36,12 @@ var layers = map[string][]string{
 		".", "adapters/modbus", "adapters/coap", "buffer", "bridge", "identity", "mapping", "devsim", "upstream",
 		"hubsim", "internal/dial", "internal/control", "internal/status",
 	},
-	"e2e":   {".", "hubsim", "devsim", "mapping", "internal/control", "internal/faultnet"},
+	"e2e":   {".", "hubsim", "devsim", "mapping", "internal/control", "internal/faultnet", "internal/powerfs"},
 	"bench": {".", "adapters/modbus", "adapters/coap", "buffer", "bridge", "identity", "mapping", "devsim", "upstream", "hubsim", "internal/dial"},
 }
 
 // testOnly are what tests may import beside their package's layers.
-var testOnly = []string{"hubsim", "devsim", "internal/faultnet", "adapters/adaptertest", "mapping"}
+var testOnly = []string{"hubsim", "devsim", "internal/faultnet", "internal/powerfs", "adapters/adaptertest", "mapping"}
 
 // The imports are read with go/parser rather than by running the go command: so the test cache sees
 // when they change.
