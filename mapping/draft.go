@@ -13,6 +13,7 @@ import (
 type draft struct {
 	*reader
 	hub      Hub
+	buffer   Buffer
 	defaults cadence
 	links    []*link // in the order of first mention
 	profiles map[string]*profile
@@ -31,7 +32,7 @@ type draft struct {
 // plant reads the whole file. What it returns is complete only if nothing was reported as an error.
 func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	d := &draft{
-		reader: r, most: most, profiles: map[string]*profile{}, owners: map[gateway.IdentityID]*owner{},
+		reader: r, most: most, buffer: builtInBuffer(), profiles: map[string]*profile{}, owners: map[gateway.IdentityID]*owner{},
 		byName: map[string]*link{}, byAddress: map[string]*link{}, listening: map[string]*listener{},
 	}
 	start := position{1, 1}
@@ -47,6 +48,9 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 		d.readHub(n)
 	} else if !s.misspelt["hub"] {
 		r.report(start, "E008", "hub is missing; write hub: { host: NAME.azure-devices.net }")
+	}
+	if n, ok := s.get("buffer"); ok {
+		d.readBuffer(n)
 	}
 	if n, ok := s.get("defaults"); ok {
 		d.readDefaults(n)
@@ -86,7 +90,7 @@ func (d *draft) version(s section) {
 
 // result puts the plant together.
 func (d *draft) result() *Plant {
-	p := &Plant{Hub: d.hub}
+	p := &Plant{Hub: d.hub, Buffer: d.buffer}
 	for _, o := range d.order {
 		p.Identities = append(p.Identities, o.identity)
 	}

@@ -6,6 +6,8 @@ type place string
 const (
 	atTop           place = "mapping"
 	inHub           place = "hub"
+	inBuffer        place = "buffer"
+	inBatch         place = "batch"
 	inDefaults      place = "defaults"
 	inPublish       place = "publish"
 	inOffline       place = "offline"
@@ -29,7 +31,7 @@ const (
 // places lists every place, in the order of the file.
 func places() []place {
 	return []place{
-		atTop, inHub, inDefaults, inPublish, inOffline, inLink, inListener, inLimits, inDevice, inIdentity, inModbus, inCoAP,
+		atTop, inHub, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inListener, inLimits, inDevice, inIdentity, inModbus, inCoAP,
 		inPoint, inLinear, inRange, inWrite, inMethod, inProfile, inProfileModbus, inProfileCoAP,
 	}
 }
@@ -39,9 +41,13 @@ func places() []place {
 func (p place) keys() []string {
 	switch p {
 	case atTop:
-		return []string{"version", "hub", "defaults", "links", "listeners", "devices", "profiles"}
+		return []string{"version", "hub", "buffer", "defaults", "links", "listeners", "devices", "profiles"}
 	case inHub:
 		return []string{"host", "trust", "transport"}
+	case inBuffer:
+		return []string{"max_size", "max_age", "when_full", "lane_max_size", "batch", "drain_rate", "live_share"}
+	case inBatch:
+		return []string{"max_size", "max_wait"}
 	case inDefaults:
 		return []string{"poll", "publish", "offline"}
 	case inPublish:

@@ -143,7 +143,8 @@ func (l *listener) readLimits(s section) {
 		mostSessions        = 100_000
 	)
 	if n, ok := s.get("body"); ok {
-		l.Limits.Body, _ = n.size(leastBody, mostBody)
+		body, _ := n.size(leastBody, mostBody)
+		l.Limits.Body = int(body)
 	}
 	if n, ok := s.get("rate"); ok {
 		rate, ok := n.number()

@@ -11,6 +11,7 @@ import (
 // identity that exists, every method a point that exists, every address fits.
 type Plant struct {
 	Hub        Hub
+	Buffer     Buffer
 	Identities []Identity       // in the order of first mention
 	Devices    []Device         // in the order of the file
 	Links      []modbus.Config  // the southbound halves of what is polled, one a link, in the order of first mention

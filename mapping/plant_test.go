@@ -65,6 +65,7 @@ func TestTheShippedExampleHasNoFindings(t *testing.T) {
 func describe(plant *Plant) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "hub %+v\n", plant.Hub)
+	fmt.Fprintf(&b, "buffer %+v\n", plant.Buffer)
 	for _, id := range plant.Identities {
 		fmt.Fprintf(&b, "identity %s key %s %v\n", id.ID, id.Key, id.Properties)
 	}

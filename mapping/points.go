@@ -44,6 +44,7 @@ func (d *draft) takePoint(f field, dev *device, from list) {
 	dev.byName[p.name] = p
 	if dev.owner != nil && p.north.Field != "" && !p.north.Hidden {
 		dev.owner.take(p)
+		d.checkTime(p)
 	}
 }
 

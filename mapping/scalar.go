@@ -199,7 +199,7 @@ func shortTime(d time.Duration) string {
 }
 
 // size is a number of bytes from low to high, such as 64KiB.
-func (n node) size(low, high int) (int, bool) {
+func (n node) size(low, high int64) (int64, bool) {
 	text, ok := n.text()
 	if !ok {
 		return 0, false
@@ -207,7 +207,7 @@ func (n node) size(low, high int) (int, bool) {
 	size, ok := parseSize(text)
 	switch {
 	case !ok:
-		n.complain("E009", "%s: %s is not a size; write a number with its unit: 64KiB or 1MiB", n.label, quote(text))
+		n.complain("E009", "%s: %s is not a size; write a number with its unit: 64KiB, 1MiB or 2GiB", n.label, quote(text))
 	case size < low || size > high:
 		n.complain("E009", "%s: %s is not possible; write a size from %s to %s", n.label, text, shortSize(low), shortSize(high))
 		ok = false
@@ -215,12 +215,12 @@ func (n node) size(low, high int) (int, bool) {
 	return size, ok
 }
 
-func parseSize(text string) (int, bool) {
+func parseSize(text string) (int64, bool) {
 	found := sizeText.FindStringSubmatch(text)
 	if found == nil || leadingZero.MatchString(text) {
 		return 0, false
 	}
-	count, err := strconv.Atoi(found[1])
+	count, err := strconv.ParseInt(found[1], 10, 64)
 	shift := 10
 	switch found[2] {
 	case "MiB":
@@ -228,18 +228,20 @@ func parseSize(text string) (int, bool) {
 	case "GiB":
 		shift = 30
 	}
-	if err != nil || count > math.MaxInt32>>shift {
-		return math.MaxInt32, err == nil // more than anything may have
-	}
-	return count << shift, true
+	return count << shift, err == nil // at most 9 digits
 }
 
 // shortSize is a size of whole KiB as the file spells it.
-func shortSize(bytes int) string {
-	if bytes%(1<<20) == 0 {
-		return strconv.Itoa(bytes>>20) + "MiB"
+func shortSize(bytes int64) string {
+	for _, unit := range []struct {
+		name  string
+		shift int
+	}{{"GiB", 30}, {"MiB", 20}} {
+		if bytes%(1<<unit.shift) == 0 {
+			return strconv.FormatInt(bytes>>unit.shift, 10) + unit.name
+		}
 	}
-	return strconv.Itoa(bytes>>10) + "KiB"
+	return strconv.FormatInt(bytes>>10, 10) + "KiB"
 }
 
 // prefix is a network, or one address as a network of its own.
