@@ -2,7 +2,6 @@ package hubsim
 
 import (
 	"bytes"
-	"fmt"
 	"strings"
 )
 
@@ -34,7 +33,7 @@ func (b *bag) parse(raw []byte) error {
 		text, rest, more := bytes.Cut(raw, []byte{'&'})
 		raw = rest
 		if len(text) == 0 {
-			return fmt.Errorf("the property bag begins with & or has && (D2C-12)")
+			return wrong("D2C-12", "the property bag begins with & or has &&")
 		}
 		if err := b.parsePair(text); err != nil {
 			return err
@@ -49,10 +48,10 @@ func (b *bag) parse(raw []byte) error {
 func (b *bag) parsePair(text []byte) error {
 	rawName, rawValue, _ := bytes.Cut(text, []byte{'='})
 	if len(rawName) == 0 {
-		return fmt.Errorf("a property has no name: %q (D2C-12)", text)
+		return wrong("D2C-12", "a property has no name: %q", text)
 	}
 	if bytes.IndexByte(rawValue, '=') >= 0 {
-		return fmt.Errorf("a second = in %q must be %%3D (D2C-12)", text)
+		return wrong("D2C-12", "a second = in %q must be %%3D", text)
 	}
 	name, err := b.decode(rawName)
 	if err != nil {
@@ -80,12 +79,12 @@ func (b *bag) decode(text []byte) ([]byte, error) {
 		c := text[i]
 		if c == '%' {
 			if i+2 >= len(text) || !isHex(text[i+1]) || !isHex(text[i+2]) {
-				return nil, fmt.Errorf("%q: %% is not followed by two hex digits (D2C-7)", text)
+				return nil, wrong("D2C-7", "%q: %% is not followed by two hex digits", text)
 			}
 			c = unhex(text[i+1])<<4 | unhex(text[i+2])
 			i += 2
 		} else if !mayStandRaw(c) {
-			return nil, fmt.Errorf("%q: %q must be %%%02X (D2C-9, CLOSE-4, CLOSE-5)", text, rune(c), c)
+			return nil, wrong("D2C-9, CLOSE-4, CLOSE-5", "%q: %q must be %%%02X", text, rune(c), c)
 		}
 		if c < ' ' || c > '~' {
 			b.unprintable = true

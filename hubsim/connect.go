@@ -10,29 +10,12 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// refusal is a CONNECT that gets a CONNACK with a return code other than 0, or none with code 0.
-type refusal struct {
-	code byte
-	why  string
-}
-
-func (r *refusal) Error() string {
-	if r.code == 0 {
-		return r.why + ": IoT Hub closes the connection"
-	}
-	return fmt.Sprintf("%s: CONNACK %d", r.why, r.code)
-}
-
-func refuse(code byte, format string, args ...any) *refusal {
-	return &refusal{code: code, why: fmt.Sprintf(format, args...)}
-}
-
 // admission is what a good CONNECT proves.
 type admission struct {
 	id      *identity
 	expires time.Time // of the token, without the grace
 	marks   marks
-	warning string
+	warning error // what is wrong with it and does not matter
 }
 
 // connect reads the CONNECT, judges it and answers.
@@ -63,7 +46,7 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	got.id.active.Store(time.Now().UnixNano())
 	s.hub.log.Info().Str("identity", got.id.name()).Bool("session_present", present).Msg(got.id.name() + ": connected")
-	if got.warning != "" {
+	if got.warning != nil {
 		s.warn(got.warning)
 	}
 	return nil
@@ -93,21 +76,21 @@ func idleLimit(keepAlive uint16) time.Duration {
 // version of MQTT has another form (CON-32).
 func readConnect(header byte, body []byte) (*packets.ConnectPacket, *refusal) {
 	if header>>4 != packets.Connect {
-		return nil, refuse(0, "the first packet is not CONNECT but type %d (CLOSE-16)", header>>4)
+		return nil, refuse(0, wrong("CLOSE-16", "the first packet is not CONNECT but type %d", header>>4))
 	}
 	if level, ok := protocolLevel(body); ok && level != 4 {
-		return nil, refuse(packets.ErrRefusedBadProtocolVersion, "protocol level %d; IoT Hub speaks MQTT 3.1.1, level 4 (CON-32)", level)
+		return nil, refuse(packets.ErrRefusedBadProtocolVersion, wrong("CON-32", "protocol level %d; IoT Hub speaks MQTT 3.1.1, level 4", level))
 	}
 	packet, err := unpack(header, body)
 	if err != nil {
-		return nil, refuse(0, "malformed CONNECT: %v (CLOSE-16)", err)
+		return nil, refuse(0, wrong("CLOSE-16", "malformed CONNECT: %v", err))
 	}
 	p := packet.(*packets.ConnectPacket)
 	switch {
 	case p.ProtocolName != "MQTT":
-		return nil, refuse(packets.ErrRefusedBadProtocolVersion, "protocol %q is not MQTT (CON-32)", p.ProtocolName)
+		return nil, refuse(packets.ErrRefusedBadProtocolVersion, wrong("CON-32", "protocol %q is not MQTT", p.ProtocolName))
 	case p.ReservedBit != 0, p.WillQos == 3, !p.WillFlag && (p.WillQos != 0 || p.WillRetain), p.PasswordFlag && !p.UsernameFlag:
-		return nil, refuse(0, "malformed CONNECT: flags that contradict each other (CLOSE-16)")
+		return nil, refuse(0, wrong("CLOSE-16", "malformed CONNECT: flags that contradict each other"))
 	}
 	return p, nil
 }
@@ -128,50 +111,50 @@ func (h *Hub) admit(p *packets.ConnectPacket, now time.Time) (admission, *refusa
 	const no = packets.ErrRefusedNotAuthorised
 	user, err := parseUserName(p.Username)
 	if err != nil {
-		return admission{}, refuse(no, "user name: %v", err)
+		return admission{}, refuse(no, fmt.Errorf("user name: %w", err))
 	}
 	name := identityName(user.device, user.module)
 	switch {
 	case !answersTo(h.cfg.HostName, user.host):
-		return admission{}, refuse(no, "the user name is for the hub %q, this one is %q (CON-19)", user.host, h.cfg.HostName)
+		return admission{}, refuse(no, wrong("CON-19", "the user name is for the hub %q, this one is %q", user.host, h.cfg.HostName))
 	case p.ClientIdentifier != name:
-		return admission{}, refuse(no, "ClientId %q is not %q, which the user name says (CON-17, CON-18, CON-26)", p.ClientIdentifier, name)
+		return admission{}, refuse(no, wrong("CON-17, CON-18, CON-26", "ClientId %q is not %q, which the user name says", p.ClientIdentifier, name))
 	}
 	id := h.registry.find(name)
 	if id == nil {
-		return admission{}, refuse(no, "no such device or module is registered (CON-35, 404001)")
+		return admission{}, refuse(no, wrong("CON-35", "no such device or module is registered (404001)"))
 	}
 	if len(p.Password) == 0 {
-		return admission{}, refuse(no, "no password, and this identity proves itself with a token (CON-31)")
+		return admission{}, refuse(no, wrong("CON-31", "no password, and this identity proves itself with a token"))
 	}
 	t, err := parseToken(string(p.Password))
 	if err != nil {
-		return admission{}, refuse(no, "the password is no token: %v", err)
+		return admission{}, refuse(no, fmt.Errorf("the password is no token: %w", err))
 	}
 	got := admission{id: id, expires: t.expiry}
 	if user.short {
-		got.warning = "a user name of the old short form; use {host}/{device}/?api-version=... (CON-21)"
+		got.warning = wrong("CON-21", "a user name of the old short form; use {host}/{device}/?api-version=...")
 	}
 	if user.parameters["api-version"] == "" {
-		got.warning = "no api-version in the user name; twins may misbehave (CON-19, CON-21)"
+		got.warning = wrong("CON-19, CON-21", "no api-version in the user name; twins may misbehave")
 	}
 	if t.policy != "" {
 		got.marks |= markPolicy
 	}
-	if why := h.checkToken(t, id, now); why != "" {
-		return admission{}, refuse(no, "token: %s", why)
+	if err := h.checkToken(t, id, now); err != nil {
+		return admission{}, refuse(no, fmt.Errorf("token: %w", err))
 	}
 	return got, nil
 }
 
-// checkToken says why t does not prove id, "" if it does.
-func (h *Hub) checkToken(t token, id *identity, now time.Time) string {
+// checkToken says why t does not prove id, nil if it does.
+func (h *Hub) checkToken(t token, id *identity, now time.Time) error {
 	if t.policy != "" {
-		if why := h.checkPolicy(t, deviceConnect); why != "" {
-			return why
+		if err := h.checkPolicy(t, deviceConnect); err != nil {
+			return err
 		}
 	} else if keys := h.registry.keys(id); !t.signedWith(keys[0]) && !t.signedWith(keys[1]) {
-		return "the signature is not made with a key of " + id.name() + "; is the key base64-decoded, and sr signed as it is sent? (SAS-4, SAS-5)"
+		return wrong("SAS-4, SAS-5", "the signature is not made with a key of %s; is the key base64-decoded, and sr signed as it is sent?", id.name())
 	}
 	path := "devices/" + id.DeviceID
 	if id.ModuleID != "" {
@@ -179,37 +162,37 @@ func (h *Hub) checkToken(t token, id *identity, now time.Time) string {
 	}
 	switch {
 	case !t.covers(h.cfg.HostName, path):
-		return fmt.Sprintf("sr %q does not cover %s/%s (SAS-3, SAS-8)", t.resource, h.cfg.HostName, path)
+		return wrong("SAS-3, SAS-8", "sr %q does not cover %s/%s", t.resource, h.cfg.HostName, path)
 	case !now.Before(t.expiry):
-		return fmt.Sprintf("it expired on %s; is the clock right? (CON-35, CON-40)", t.expiry.UTC().Format(time.RFC3339))
+		return wrong("CON-35, CON-40", "it expired on %s; is the clock right?", t.expiry.UTC().Format(time.RFC3339))
 	}
-	return ""
+	return nil
 }
 
 // checkPolicy says why the shared access policy that t names did not sign it or does not grant want.
-func (h *Hub) checkPolicy(t token, want right) string {
+func (h *Hub) checkPolicy(t token, want right) error {
 	for _, p := range h.registry.policies {
 		if p.Name != t.policy {
 			continue
 		}
 		if !t.signedWith(p.PrimaryKey) && !t.signedWith(p.SecondaryKey) {
-			return "the signature is not made with a key of the policy " + p.Name + " (SAS-12)"
+			return wrong("SAS-12", "the signature is not made with a key of the policy %s", p.Name)
 		}
 		for _, granted := range p.Rights {
 			if granted == want {
-				return ""
+				return nil
 			}
 		}
-		return fmt.Sprintf("the policy %s does not grant %s (SAS-12, SAS-13)", p.Name, want)
+		return wrong("SAS-12, SAS-13", "the policy %s does not grant %s", p.Name, want)
 	}
-	return fmt.Sprintf("there is no policy %q (SAS-12)", t.policy)
+	return wrong("SAS-12", "there is no policy %q", t.policy)
 }
 
 // dialledRefusal is what RefuseConnects asks for.
 func (h *Hub) dialledRefusal(clientID string) *refusal {
 	for _, identity := range []string{"", clientID} {
 		if code, refused := h.dials.of(identity).refuseConnect(); refused {
-			return &refusal{code: code, why: "refused by a dial"}
+			return refuse(code, errDialled)
 		}
 	}
 	return nil
@@ -231,7 +214,7 @@ func (s *session) turnAway(p *packets.ConnectPacket, bad *refusal) error {
 			_, _ = io.CopyN(io.Discard, s.conn, maxPacket)
 		}
 	}
-	s.hub.log.Warn().Str("identity", who).Msg(who + ": " + bad.Error())
+	s.hub.complain(who, bad)
 	return errTurnedAway
 }
 

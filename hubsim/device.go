@@ -1,6 +1,7 @@
 package hubsim
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -10,10 +11,10 @@ import (
 func (s *session) publish(header byte, body []byte) error {
 	p, err := parsePublish(header, body)
 	if err != nil {
-		return &violation{"malformed PUBLISH: " + err.Error() + " (CLOSE-16)"}
+		return violates("CLOSE-16", "malformed PUBLISH: %v", err)
 	}
 	if p.qos == 2 {
-		return &violation{"PUBLISH at QoS 2 (D2C-21, CLOSE-1)"}
+		return violates("D2C-21, CLOSE-1", "PUBLISH at QoS 2")
 	}
 	kind, rest := s.topics.classify(p.topic)
 	switch kind {
@@ -22,9 +23,9 @@ func (s *session) publish(header byte, body []byte) error {
 	case methodAnswerTopic:
 		err = s.methodAnswer(rest, p.payload)
 	case twinGetTopic, twinPatchTopic:
-		s.warn("twins are not simulated: the request stays without an answer")
+		s.warn(errors.New("twins are not simulated: the request stays without an answer"))
 	default:
-		return &violation{fmt.Sprintf("PUBLISH to %q: %s", p.topic, s.topics.misfit(p.topic))}
+		return &violation{fmt.Errorf("PUBLISH to %q: %w", p.topic, s.topics.misfit(p.topic))}
 	}
 	if err != nil || p.qos == 0 {
 		return err
@@ -35,16 +36,16 @@ func (s *session) publish(header byte, body []byte) error {
 // telemetry stores a message and acknowledges it once it is stored (D2C-26).
 func (s *session) telemetry(p publish, rest []byte) error {
 	if err := s.bag.parse(rest); err != nil {
-		return &violation{"PUBLISH of telemetry: " + err.Error()}
+		return &violation{fmt.Errorf("PUBLISH of telemetry: %w", err)}
 	}
 	if size := len(p.payload) + s.bag.size(); size > maxMessage {
-		return &violation{fmt.Sprintf("a message of %d bytes, the limit is %d (D2C-24, CLOSE-8)", size, maxMessage)}
+		return violates("D2C-24, CLOSE-8", "a message of %d bytes, the limit is %d", size, maxMessage)
 	}
 	if s.bag.repeated {
-		s.warn("a property name appears twice in a message; the last one counts (D2C-13)")
+		s.warn(wrong("D2C-13", "a property name appears twice in a message; the last one counts"))
 	}
 	if s.bag.unprintable {
-		s.warn("a property is not printable ASCII; routing queries cannot match it (D2C-14)")
+		s.warn(wrong("D2C-14", "a property is not printable ASCII; routing queries cannot match it"))
 	}
 	for _, d := range s.dials {
 		if d.closeNow() {
@@ -102,25 +103,25 @@ func (s *session) acknowledge(a pendingAck) error {
 // subscribe answers a SUBSCRIBE: QoS 2 is granted as 1 (C2D-5), an undocumented filter closes (CLOSE-6).
 func (s *session) subscribe(p *packets.SubscribePacket) error {
 	if len(p.Topics) == 0 || p.MessageID == 0 {
-		return &violation{"a SUBSCRIBE without a filter or packet id (CLOSE-16)"}
+		return violates("CLOSE-16", "a SUBSCRIBE without a filter or packet id")
 	}
 	ack := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
 	ack.MessageID = p.MessageID
 	for i, filter := range p.Topics {
 		switch {
 		case p.Qoss[i] > 2:
-			return &violation{"a SUBSCRIBE at QoS 3 (CLOSE-16)"}
+			return violates("CLOSE-16", "a SUBSCRIBE at QoS 3")
 		case s.topics.allows(filter):
 			ack.ReturnCodes = append(ack.ReturnCodes, min(p.Qoss[i], 1))
 		case s.hub.cfg.RefuseFilters:
-			s.warn(fmt.Sprintf("SUBSCRIBE to %q: not a filter of IoT Hub (C2D-2)", filter))
+			s.warn(wrong("C2D-2", "SUBSCRIBE to %q: not a filter of IoT Hub", filter))
 			ack.ReturnCodes = append(ack.ReturnCodes, noGrant)
 		default:
-			return &violation{fmt.Sprintf("SUBSCRIBE to %q: not a filter of IoT Hub (C2D-2, CLOSE-6)", filter)}
+			return violates("C2D-2, CLOSE-6", "SUBSCRIBE to %q: not a filter of IoT Hub", filter)
 		}
 	}
 	if !s.id.subscribe(p.Topics, ack.ReturnCodes, func() { s.out.send(encode(ack)) }) {
-		return &violation{fmt.Sprintf("SUBSCRIBE to %q: more than %d subscriptions (C2D-4, CLOSE-7)", p.Topics, maxFilters)}
+		return violates("C2D-4, CLOSE-7", "SUBSCRIBE to %q: more than %d subscriptions", p.Topics, maxFilters)
 	}
 	return nil
 }
@@ -128,7 +129,7 @@ func (s *session) subscribe(p *packets.SubscribePacket) error {
 // unsubscribe is honoured, also for what was never subscribed (C2D-15, CLOSE-22).
 func (s *session) unsubscribe(p *packets.UnsubscribePacket) error {
 	if len(p.Topics) == 0 || p.MessageID == 0 {
-		return &violation{"an UNSUBSCRIBE without a filter or packet id (CLOSE-16)"}
+		return violates("CLOSE-16", "an UNSUBSCRIBE without a filter or packet id")
 	}
 	for _, filter := range p.Topics {
 		s.id.unsubscribe(filter)
@@ -146,11 +147,11 @@ func (s *session) leaveWill(end error) {
 	}
 	kind, rest := s.topics.classify([]byte(s.will.WillTopic))
 	if kind != telemetryTopic || s.bag.parse(rest) != nil {
-		s.warn(fmt.Sprintf("the Will's topic %q is not for telemetry: the Will is lost (WILL-1, WILL-8)", s.will.WillTopic))
+		s.warn(wrong("WILL-1, WILL-8", "the Will's topic %q is not for telemetry: the Will is lost", s.will.WillTopic))
 		return
 	}
 	if s.will.WillQos == 2 {
-		s.warn("a Will at QoS 2 is sent as an ordinary message (WILL-7)")
+		s.warn(wrong("WILL-7", "a Will at QoS 2 is sent as an ordinary message"))
 	}
 	r := record{
 		generation: s.id.GenerationID, marks: s.marks | markWill, identity: s.topics.id, bag: rest, body: s.will.WillMessage,
@@ -159,6 +160,6 @@ func (s *session) leaveWill(end error) {
 		r.marks |= markRetain
 	}
 	if _, err := s.store(&r); err != nil {
-		s.warn("the Will is lost: " + err.Error())
+		s.warn(fmt.Errorf("the Will is lost: %w", err))
 	}
 }

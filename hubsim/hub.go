@@ -181,7 +181,7 @@ func (h *Hub) serveTLS(ctx context.Context, raw net.Conn) {
 	cancel()
 	if err != nil {
 		_ = raw.Close()
-		h.log.Warn().Err(err).Msg(raw.RemoteAddr().String() + ": no TLS connection; is the client set up for TLS 1.2 and for this hub's ca.pem? (CON-3, CON-11)")
+		h.log.Warn().Err(err).Str("clause", "CON-3, CON-11").Msg(raw.RemoteAddr().String() + ": no TLS connection; is the client set up for TLS 1.2 and for this hub's ca.pem?")
 		return
 	}
 	h.newSession(conn, raw.Close).run(ctx)

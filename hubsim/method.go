@@ -131,7 +131,7 @@ func (h *Hub) callee(c MethodCall) (*identity, *Error) {
 	if c.Name == "" || strings.ContainsFunc(c.Name, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`$()<>@,;:\"/[]?={}`, r)
 	}) {
-		return nil, apiError(errArgument).because(fmt.Sprintf("the method name %q has a character that is not allowed (METH-7)", c.Name))
+		return nil, apiError(errArgument).because(fmt.Sprintf("the method name %q has a character that is not allowed", c.Name))
 	}
 	if len(c.Payload) > maxMethodPayload {
 		return nil, apiError(errTooLarge).because(fmt.Sprintf("a payload of %d bytes, the limit is %d", len(c.Payload), maxMethodPayload))
@@ -184,14 +184,14 @@ func lostCall(s *session) *Error {
 func (s *session) methodAnswer(rest, payload []byte) error {
 	status, rid, err := parseMethodAnswer(rest)
 	if err != nil {
-		return &violation{fmt.Sprintf("PUBLISH to %s%s: %v", methodAnswer, rest, err)}
+		return &violation{fmt.Errorf("PUBLISH to %s%s: %w", methodAnswer, rest, err)}
 	}
 	if len(payload) > maxMethodPayload {
-		return &violation{fmt.Sprintf("a method answer of %d bytes, the limit is %d (METH-8)", len(payload), maxMethodPayload)}
+		return violates("METH-8", "a method answer of %d bytes, the limit is %d", len(payload), maxMethodPayload)
 	}
 	answered, waiting := s.calls.finish(rid)
 	if !waiting {
-		s.hub.log.Info().Str("identity", s.id.name()).Msgf("%s: answer to method call %q, which is over or never was: dropped (METH-20)", s.id.name(), rid)
+		s.hub.log.Info().Str("identity", s.id.name()).Str("clause", "METH-20").Msgf("%s: answer to method call %q, which is over or never was: dropped", s.id.name(), rid)
 		return nil
 	}
 	a := answer{status: status, payload: json.RawMessage("null")}
@@ -199,7 +199,7 @@ func (s *session) methodAnswer(rest, payload []byte) error {
 	case json.Valid(payload):
 		a.payload = append(json.RawMessage(nil), payload...)
 	case len(payload) > 0:
-		s.warn("a method answer that is not JSON; it is passed on as a string (METH-21)")
+		s.warn(wrong("METH-21", "a method answer that is not JSON; it is passed on as a string"))
 		if a.payload, err = json.Marshal(string(payload)); err != nil {
 			return err
 		}

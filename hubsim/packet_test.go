@@ -215,7 +215,7 @@ func understand(p clientPacket, header byte, body []byte) string {
 		case methodAnswerTopic:
 			_, _, err = parseMethodAnswer(rest)
 		case notATopic:
-			return topics.misfit(got.topic)
+			err = topics.misfit(got.topic)
 		}
 		if err != nil {
 			return err.Error()

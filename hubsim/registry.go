@@ -182,11 +182,11 @@ func (r *registry) ensure(device, module string) *identity {
 // checkID accepts what CON-25 lists.
 func checkID(id string) error {
 	if id == "" || len(id) > 128 {
-		return fmt.Errorf("hubsim: id %q: 1 to 128 characters are allowed (CON-25)", id)
+		return fmt.Errorf("hubsim: id %q: 1 to 128 characters are allowed", id)
 	}
 	for _, c := range id {
 		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && !strings.ContainsRune("-.%_#*?!(),:=@$'+", c) {
-			return fmt.Errorf("hubsim: id %q: %q is not allowed (CON-25)", id, c)
+			return fmt.Errorf("hubsim: id %q: %q is not allowed", id, c)
 		}
 	}
 	return nil
@@ -198,7 +198,7 @@ func checkKey(key string) error {
 		return nil
 	}
 	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) < 16 || len(raw) > 64 {
-		return errors.New("a key is base64 of 16 to 64 bytes (SVC-10)")
+		return errors.New("a key is base64 of 16 to 64 bytes")
 	}
 	return nil
 }

@@ -171,13 +171,13 @@ func (h *Hub) authorize(r *http.Request, want right) error {
 		return refused("not a shared access signature: " + err.Error())
 	}
 	if t.policy == "" {
-		return refused("the service side wants the token of a shared access policy, with skn (SAS-12)")
+		return refused("the service side wants the token of a shared access policy, with skn")
 	}
-	if why := h.checkPolicy(t, want); why != "" {
-		return refused(why)
+	if err := h.checkPolicy(t, want); err != nil {
+		return refused(err.Error())
 	}
 	if path := strings.TrimPrefix(r.URL.Path, "/"); !t.covers(h.cfg.HostName, path) {
-		return refused(fmt.Sprintf("sr %q does not cover %s/%s (SAS-8)", t.resource, h.cfg.HostName, path))
+		return refused(fmt.Sprintf("sr %q does not cover %s/%s", t.resource, h.cfg.HostName, path))
 	}
 	if !time.Now().Before(t.expiry) {
 		return refused("the token expired")

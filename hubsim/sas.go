@@ -4,8 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
-	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -26,14 +24,14 @@ type token struct {
 func parseToken(text string) (token, error) {
 	scheme, rest, found := strings.Cut(text, " ")
 	if !found || !strings.EqualFold(scheme, "SharedAccessSignature") {
-		return token{}, errors.New(`it does not begin with "SharedAccessSignature " (SAS-1)`)
+		return token{}, wrong("SAS-1", `it does not begin with "SharedAccessSignature "`)
 	}
 	var t token
 	seen := map[string]bool{}
 	for field := range strings.SplitSeq(rest, "&") {
 		name, value, found := strings.Cut(field, "=")
 		if !found || seen[name] {
-			return token{}, errors.New("it is not a list of different name=value fields joined by & (SAS-1)")
+			return token{}, wrong("SAS-1", "it is not a list of different name=value fields joined by &")
 		}
 		seen[name] = true
 		if err := t.set(name, value); err != nil {
@@ -42,7 +40,7 @@ func parseToken(text string) (token, error) {
 	}
 	for _, name := range []string{"sr", "sig", "se"} {
 		if !seen[name] {
-			return token{}, fmt.Errorf("field %s is missing (SAS-1)", name)
+			return token{}, wrong("SAS-1", "field %s is missing", name)
 		}
 	}
 	return t, nil
@@ -56,21 +54,21 @@ func (t *token) set(name, value string) error {
 	case "sig":
 		text, err := url.QueryUnescape(value)
 		if err != nil {
-			return errors.New("sig is not URL-encoded (SAS-4)")
+			return wrong("SAS-4", "sig is not URL-encoded")
 		}
 		if t.signature, err = base64.StdEncoding.DecodeString(text); err != nil {
-			return errors.New("sig is not base64; the signature must be URL-encoded, so that + becomes %2B (SAS-4)")
+			return wrong("SAS-4", "sig is not base64; the signature must be URL-encoded, so that + becomes %%2B")
 		}
 	case "se":
 		seconds, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
-			return errors.New("se is not a count of seconds (SAS-2)")
+			return wrong("SAS-2", "se is not a count of seconds")
 		}
 		t.expiryRaw, t.expiry = value, time.Unix(seconds, 0)
 	case "skn":
 		policy, err := url.QueryUnescape(value)
 		if err != nil {
-			return errors.New("skn is not URL-encoded (SAS-1)")
+			return wrong("SAS-1", "skn is not URL-encoded")
 		}
 		t.policy = policy
 	}

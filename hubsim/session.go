@@ -21,18 +21,14 @@ const (
 
 // Why a session ended.
 var (
-	errTakenOver  = errors.New("another connection with the same id took over (CON-45, 400027)")
+	errTakenOver  = wrong("CON-45, CLOSE-11", "another connection with the same id took over (400027)")
 	errKicked     = errors.New("cut by a dial")
-	errIdle       = errors.New("no packet for one and a half keep-alives (CON-42, CLOSE-9, 404104)")
-	errExpired    = errors.New("the token expired and the grace is over (CON-48, CLOSE-10, 401003)")
+	errDialled    = errors.New("refused by a dial")
+	errIdle       = wrong("CON-42, CLOSE-9", "no packet for one and a half keep-alives (404104)")
+	errExpired    = wrong("CON-48, CLOSE-10", "the token expired and the grace is over (401003)")
 	errTurnedAway = errors.New("refused") // logged with the true reason where it was refused
-	errNoConnect  = errors.New("no CONNECT within 30 s (CON-33, CLOSE-16)")
+	errNoConnect  = wrong("CON-33, CLOSE-16", "no CONNECT within 30 s")
 )
-
-// violation is something a client must not do: the hub closes the connection (CLOSE-0).
-type violation struct{ what string }
-
-func (v *violation) Error() string { return v.what + ": IoT Hub closes the connection" }
 
 // session is one MQTT connection, from its first byte to its last. The goroutine in run reads and
 // decides; outbox.run writes.
@@ -188,9 +184,9 @@ func (s *session) loop() error {
 func broken(err error) error {
 	switch {
 	case errors.Is(err, errTooLong):
-		return &violation{err.Error() + " (CLOSE-8)"}
+		return violates("CLOSE-8", "%v", err)
 	case errors.Is(err, errBadLength):
-		return &violation{err.Error() + " (CLOSE-16)"}
+		return violates("CLOSE-16", "%v", err)
 	}
 	return err
 }
@@ -202,13 +198,13 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 	}
 	switch header >> 4 {
 	case packets.Connack, packets.Suback, packets.Unsuback, packets.Pingresp, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
-		return false, &violation{"a client must not send " + packets.PacketNames[header>>4] + " (CLOSE-16)"}
+		return false, violates("CLOSE-16", "a client must not send %s", packets.PacketNames[header>>4])
 	case packets.Connect:
-		return false, &violation{"a second CONNECT (CLOSE-16)"}
+		return false, violates("CLOSE-16", "a second CONNECT")
 	}
 	packet, err := unpack(header, body)
 	if err != nil {
-		return false, &violation{"malformed packet: " + err.Error() + " (CLOSE-16)"}
+		return false, violates("CLOSE-16", "malformed packet: %v", err)
 	}
 	switch p := packet.(type) {
 	case *packets.PingreqPacket:
@@ -230,22 +226,22 @@ func (s *session) logEnd(err error) {
 	if s.id != nil {
 		name = s.id.name()
 	}
-	var bad *violation
+	var bad *misuse
 	switch {
 	case errors.Is(err, errTurnedAway):
 	case err == nil:
 		s.hub.log.Info().Str("identity", name).Msg(name + ": disconnected")
-	case errors.As(err, &bad), errors.Is(err, errIdle), errors.Is(err, errExpired), errors.Is(err, errTakenOver), errors.Is(err, errNoConnect):
-		s.hub.log.Warn().Str("identity", name).Msg(name + ": " + err.Error())
+	case errors.As(err, &bad):
+		s.hub.complain(name, err)
 	default:
 		s.hub.log.Info().Str("identity", name).Err(err).Msg(name + ": connection lost")
 	}
 }
 
 // warn logs a thing that the hub tolerates, once for each session.
-func (s *session) warn(what string) {
-	if !s.warned[what] {
-		s.warned[what] = true
-		s.hub.log.Warn().Str("identity", s.id.name()).Msg(s.id.name() + ": " + what)
+func (s *session) warn(err error) {
+	if !s.warned[err.Error()] {
+		s.warned[err.Error()] = true
+		s.hub.complain(s.id.name(), err)
 	}
 }

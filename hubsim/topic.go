@@ -2,7 +2,6 @@ package hubsim
 
 import (
 	"bytes"
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -79,16 +78,16 @@ func (t *topics) classify(topic []byte) (kind topicKind, rest []byte) {
 }
 
 // misfit says what is wrong with a topic that classify does not know.
-func (t *topics) misfit(topic []byte) string {
+func (t *topics) misfit(topic []byte) error {
 	text := string(topic)
 	parts := strings.Split(text, "/")
 	switch {
 	case strings.ContainsAny(text, "+#"):
-		return "a wildcard in the topic of a PUBLISH (CLOSE-4)"
+		return wrong("CLOSE-4", "a wildcard in the topic of a PUBLISH")
 	case strings.HasPrefix(text, "devices/") && len(parts) > 1 && !strings.HasPrefix(text+"/", string(t.root())+"/"):
-		return "the topic names an identity other than " + t.id + " (D2C-3, CLOSE-3)"
+		return wrong("D2C-3, CLOSE-3", "the topic names an identity other than %s", t.id)
 	default:
-		return fmt.Sprintf("not a topic of IoT Hub; telemetry goes to %s/ (CLOSE-3)", t.events)
+		return wrong("CLOSE-3", "not a topic of IoT Hub; telemetry goes to %s/", t.events)
 	}
 }
 
@@ -109,14 +108,14 @@ func parseMethodAnswer(rest []byte) (status int, rid string, err error) {
 	text, query, found := strings.Cut(string(rest), "/?")
 	status, err = strconv.Atoi(text)
 	if err != nil {
-		return 0, "", fmt.Errorf("the status %q is not an integer (METH-21)", text)
+		return 0, "", wrong("METH-21", "the status %q is not an integer", text)
 	}
 	for pair := range strings.SplitSeq(query, "&") {
 		if value, ok := strings.CutPrefix(pair, "$rid="); ok && found {
 			return status, value, nil
 		}
 	}
-	return 0, "", fmt.Errorf("the topic has no /?$rid= (METH-3)")
+	return 0, "", wrong("METH-3", "the topic has no /?$rid=")
 }
 
 // identityName is "device" or "device/module".

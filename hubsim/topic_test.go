@@ -51,7 +51,7 @@ func TestAMisfitIsExplained(t *testing.T) {
 		if want == "another than dev1" {
 			want = "an identity other than dev1"
 		}
-		if got := topics.misfit([]byte(topic)); !strings.Contains(got, want) {
+		if got := topics.misfit([]byte(topic)).Error(); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", topic, got, want)
 		}
 	}

@@ -1,8 +1,6 @@
 package hubsim
 
 import (
-	"errors"
-	"fmt"
 	"net/url"
 	"strings"
 	"time"
@@ -33,11 +31,11 @@ func parseUserName(text string) (userName, error) {
 	u.parameters = parseParameters(query)
 	parts := strings.Split(path, "/")
 	if len(parts) < 2 || len(parts) > 3 {
-		return u, errors.New("it is not {host}/{device}[/{module}]/?api-version=... (CON-19)")
+		return u, wrong("CON-19", "it is not {host}/{device}[/{module}]/?api-version=...")
 	}
 	for _, part := range parts {
 		if part == "" {
-			return u, errors.New("the host or an id is empty (CON-19)")
+			return u, wrong("CON-19", "the host or an id is empty")
 		}
 	}
 	u.host, u.device = parts[0], parts[1]
@@ -68,7 +66,7 @@ func parseParameters(query string) map[string]string {
 func checkVersion(version string) error {
 	date, err := time.Parse(time.DateOnly, strings.TrimSuffix(version, "-preview"))
 	if err != nil || date.Before(time.Date(2016, time.November, 14, 0, 0, 0, 0, time.UTC)) {
-		return fmt.Errorf("api-version %q is not a date since 2016-11-14 (SVC-1)", version)
+		return wrong("SVC-1", "api-version %q is not a date since 2016-11-14", version)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package hubsim
 
 import (
+	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,7 +17,7 @@ func TestTheLogSaysWhatTheClientDidWrong(t *testing.T) {
 		send []byte
 		want string
 	}{
-		{"QoS 2", publishPacket(events, 2, 1, ""), "dev1: PUBLISH at QoS 2 (D2C-21, CLOSE-1): IoT Hub closes the connection"},
+		{"QoS 2", publishPacket(events, 2, 1, ""), `"clause":"D2C-21, CLOSE-1","message":"dev1: PUBLISH at QoS 2: IoT Hub closes the connection"`},
 		{"misspelt topic", publishPacket("devices/dev1/message/events/", 1, 1, ""), "not a topic of IoT Hub"},
 		{"another device", publishPacket("devices/dev2/messages/events/", 1, 1, ""), "an identity other than dev1"},
 		{"a topic of its own", publishPacket("plant/boiler", 0, 0, ""), "not a topic of IoT Hub"},
@@ -48,11 +50,38 @@ func TestTheLogSaysWhatTheClientDidWrong(t *testing.T) {
 			if !strings.Contains(h.log.String(), c.want) || strings.Count(h.log.String(), `"level":"warn"`) != 1 {
 				t.Errorf("%s: the log says %s, want one line with %q", c.name, h.log, c.want)
 			}
+			if line := h.warning(t); line.Clause == "" || hasClause.MatchString(line.Message) {
+				t.Errorf("%s: clauses belong in a field of their own: %+v", c.name, line)
+			}
 			if h.Received() != 0 {
 				t.Errorf("%s: it was stored", c.name)
 			}
 		})
 	}
+}
+
+// hasClause finds the names of clauses, which the readers of a log do not know.
+var hasClause = regexp.MustCompile(`\b[A-Z0-9]+-[0-9]+\b`)
+
+type logLine struct{ Level, Identity, Clause, Message string }
+
+// warning is the one line that the log has about what a client did wrong.
+func (h *pipeHub) warning(t *testing.T) logLine {
+	t.Helper()
+	var found []logLine
+	for text := range strings.Lines(h.log.String()) {
+		var line logLine
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Fatal(err)
+		}
+		if line.Level == "warn" {
+			found = append(found, line)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("the log has %d warnings, want one: %s", len(found), h.log)
+	}
+	return found[0]
 }
 
 func TestWhatTheHubToleratesIsLoggedOnce(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 // mqtt in any letter case; packets may be split over messages and messages may hold several packets.
 func (h *Hub) websocket(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	if !offersMQTT(r) {
-		h.log.Warn().Msg(r.RemoteAddr + ": a WebSocket without the sub-protocol mqtt: HTTP 400 (CON-9)")
+		h.log.Warn().Str("clause", "CON-9").Msg(r.RemoteAddr + ": a WebSocket without the sub-protocol mqtt: HTTP 400")
 		http.Error(w, "Sec-WebSocket-Protocol: mqtt is missing", http.StatusBadRequest)
 		return
 	}
