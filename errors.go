@@ -47,6 +47,9 @@ func (r *Refusal) Is(target error) bool { return target == ErrRefused }
 // call were stored. errors.Is(e, ErrFull).
 type FullError struct {
 	Identities []IdentityID // in the order of the call, each once
+	// Points are the points whose readings were due and refused, one for each reading; nil from the queue itself,
+	// which knows no points. Every other reading of the call was accepted.
+	Points []PointID
 }
 
 // Error names the identities and the remedy.

@@ -47,7 +47,8 @@ type Sample struct {
 type Adapter interface {
 	// Run serves the link until ctx ends and hands every reading, good or bad, to accept. It calls
 	// accept from one goroutine at a time. Where a device waits for an answer, accept returning nil
-	// is what permits it: the reading is durable then. An unreachable device is not an error, it is
+	// is what permits it: the reading is durable then. Where accept returns a *FullError, the readings
+	// of its Points were refused for good and all others of the call are durable. An unreachable device is not an error, it is
 	// a stream of Samples with Err set; Run returns an error only if the link can never work.
 	Run(ctx context.Context, accept func(context.Context, []Sample) error) error
 	// Read fetches points from their devices now and returns one Sample a point, in the order asked.

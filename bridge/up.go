@@ -3,6 +3,7 @@ package bridge
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -10,7 +11,8 @@ import (
 	gateway "iothub-gateway"
 )
 
-// Put makes messages durable, all or none, in the order given. It returns nil once they are.
+// Put makes messages durable, all or none, in the order given. It returns nil once they are. A
+// *gateway.FullError is the exception: the messages of all but its Identities are durable.
 type Put func(ctx context.Context, ts ...gateway.Telemetry) error
 
 // Up is the way up: readings in, telemetry out. Its methods may be called by any number of
@@ -23,13 +25,15 @@ type Up struct {
 	stats UpStats
 }
 
-// UpStats counts readings since NewUp. Samples = Reported + Suppressed + Dropped + Private + Failed.
+// UpStats counts readings since NewUp. Samples = Reported + Suppressed + Dropped + Private +
+// Refused + Failed.
 type UpStats struct {
 	Samples    uint64 // readings that came in
 	Reported   uint64 // are in a message that is durable
 	Suppressed uint64 // said nothing new
 	Dropped    uint64 // outside a range whose mapping says drop
 	Private    uint64 // of hidden points and local devices
+	Refused    uint64 // due, and refused by a full queue
 	Failed     uint64 // not durable though due, not judged before ctx ended, or of no point of the plant
 
 	Bad       uint64 // readings that failed or are out of range, whatever became of them
@@ -108,7 +112,9 @@ func appendText(b []byte, s string) []byte {
 // is durable. Each identity gets one message, or more where a point was read more than once or a
 // message would grow beyond 64 KiB; all of them go into one Put. After an error from Put, or the end
 // of ctx while an earlier message of an identity is being put, nothing of the call is durable and
-// nothing counts as reported: the same readings may be handed in again. A reading of a point that
+// nothing counts as reported: the same readings may be handed in again. A full queue that refuses
+// some identities is a *gateway.FullError that names their points; all other readings are durable or
+// said nothing new. A reading of a point that
 // the plant does not have is ErrUnknownPoint; the others of the call are accepted all the same.
 func (u *Up) Accept(ctx context.Context, samples []gateway.Sample) error {
 	readings, stats, unknown := u.observe(samples)
@@ -148,6 +154,7 @@ func (u *Up) add(s UpStats) {
 	u.stats.Suppressed += s.Suppressed
 	u.stats.Dropped += s.Dropped
 	u.stats.Private += s.Private
+	u.stats.Refused += s.Refused
 	u.stats.Failed += s.Failed
 	u.stats.Bad += s.Bad
 	u.stats.Messages += s.Messages
@@ -211,7 +218,12 @@ func (u *Up) report(ctx context.Context, readings []reading, stats *UpStats) err
 	if len(messages) == 0 {
 		return nil
 	}
-	if err := u.put(ctx, messages...); err != nil {
+	err := u.put(ctx, messages...)
+	var full *gateway.FullError
+	switch {
+	case errors.As(err, &full):
+		return settle(due, messages, full, stats)
+	case err != nil:
 		for _, r := range due {
 			r.next = r.reported
 		}
@@ -225,6 +237,28 @@ func (u *Up) report(ctx context.Context, readings []reading, stats *UpStats) err
 	stats.Reported += uint64(len(due))
 	stats.Messages += uint64(len(messages))
 	return nil
+}
+
+// settle is about a Put that a full queue refused in part: what it refused stays due, the rest is
+// reported. The error names the refused points.
+func settle(due []reading, messages []gateway.Telemetry, full *gateway.FullError, stats *UpStats) error {
+	refused := &gateway.FullError{Identities: full.Identities}
+	for _, r := range due {
+		if !slices.Contains(full.Identities, r.Identity) {
+			r.reported = r.next
+			stats.Reported++
+			continue
+		}
+		r.next = r.reported
+		stats.Refused++
+		refused.Points = append(refused.Points, r.ID)
+	}
+	for _, m := range messages {
+		if !slices.Contains(full.Identities, m.Identity) {
+			stats.Messages++
+		}
+	}
+	return fmt.Errorf("bridge: %w", refused)
 }
 
 // arrange sorts readings by identity, round and place in the plant. Readings of one point stay in

@@ -21,6 +21,7 @@ import (
 type disk struct {
 	mu       sync.Mutex // guards the fields below
 	fail     error
+	full     []gateway.IdentityID // whose messages it refuses
 	messages []gateway.Telemetry
 	calls    int
 }
@@ -32,7 +33,18 @@ func (d *disk) put(_ context.Context, ts ...gateway.Telemetry) error {
 	if d.fail != nil {
 		return d.fail
 	}
-	d.messages = append(d.messages, ts...)
+	var refused gateway.FullError
+	for _, m := range ts {
+		switch {
+		case !slices.Contains(d.full, m.Identity):
+			d.messages = append(d.messages, m)
+		case !slices.Contains(refused.Identities, m.Identity):
+			refused.Identities = append(refused.Identities, m.Identity)
+		}
+	}
+	if refused.Identities != nil {
+		return fmt.Errorf("buffer: %w", &refused)
+	}
 	return nil
 }
 
@@ -169,6 +181,32 @@ func TestAFailedPutSuppressesNothing(t *testing.T) {
 	accept(t, u, sample("x/a", float(2), 3))
 	expect(t, &d, `x {"a":2}`)
 	want := UpStats{Samples: 9, Reported: 3, Suppressed: 1, Failed: 5, Messages: 3, PutErrors: 3}
+	if diff := cmp.Diff(want, u.Stats()); diff != "" {
+		t.Errorf("stats (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatAFullQueueRefusesStaysDueAndTheRestIsReported(t *testing.T) {
+	d := disk{full: []gateway.IdentityID{"y"}}
+	u := NewUp([]gateway.Point{field("x", "a"), field("y", "b"), field("y", "c"), field("z", "d")}, nil, d.put)
+	all := []gateway.Sample{
+		sample("x/a", float(1), 0), sample("y/b", float(1), 0), sample("y/c", float(1), 0), sample("z/d", float(1), 0),
+		sample("y/b", float(2), 1), sample("z/d", float(2), 1),
+	}
+	err := u.Accept(context.Background(), all)
+	var full *gateway.FullError
+	if !errors.As(err, &full) || !errors.Is(err, gateway.ErrFull) {
+		t.Fatalf("Accept returned %v", err)
+	}
+	if diff := cmp.Diff(&gateway.FullError{Identities: d.full, Points: []gateway.PointID{"y/b", "y/c", "y/b"}}, full); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+	expect(t, &d, `x {"a":1}`, `z {"d":1}`, `z {"d":2}`)
+	accept(t, u, sample("x/a", float(1), 2), sample("z/d", float(2), 2)) // the cloud knows these
+	d.full = nil
+	accept(t, u, sample("y/b", float(2), 3), sample("y/c", float(1), 3))
+	expect(t, &d, `y {"b":2,"c":1}`)
+	want := UpStats{Samples: 10, Reported: 5, Suppressed: 2, Refused: 3, Messages: 4}
 	if diff := cmp.Diff(want, u.Stats()); diff != "" {
 		t.Errorf("stats (-want +got):\n%s", diff)
 	}

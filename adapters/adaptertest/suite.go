@@ -3,8 +3,8 @@
 // device can do. The suite holds the adapter to the words of the interface:
 //
 //   - readings arrive with a value and a time, and a reading that fails is a Sample, not an error;
-//   - accept is called by one goroutine at a time, only while Run runs, and what it refuses is not
-//     lost silently;
+//   - accept is called by one goroutine at a time, only while Run runs, and what it fails on is not
+//     lost silently; what a full queue refuses holds up nothing else;
 //   - Run returns nil soon after its ctx ended and leaves no goroutine behind;
 //   - Read and Write say what the errors of the root package mean, and a confirmed write shows.
 package adaptertest
@@ -65,6 +65,7 @@ func Run(t *testing.T, newAdapter func(t *testing.T) Setup) {
 		{"AFailedReadingIsASample", failedReading},
 		{"AcceptIsCalledOneAtATime", oneAtATime},
 		{"WhatAcceptRefusesIsNotLost", refusedByAccept},
+		{"AFullQueueSlowsNothingDown", fullQueue},
 		{"RunEndsWithItsContext", runEnds},
 		{"RunEndsWhileAcceptWaits", runEndsWhileAcceptWaits},
 		{"UnknownPoints", unknownPoints},

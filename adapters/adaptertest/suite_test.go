@@ -81,6 +81,10 @@ func (m *memory) Run(ctx context.Context, accept func(context.Context, []gateway
 			once = false
 		case m.breaks == "give up":
 			return err
+		case m.breaks == "wait for room" && errors.Is(err, gateway.ErrFull):
+			<-time.After(time.Second)
+		case m.breaks == "insist" && errors.Is(err, gateway.ErrFull):
+			_ = accept(ctx, batch)
 		}
 		if m.breaks == "fail" {
 			return gateway.ErrNoAnswer
@@ -155,7 +159,7 @@ func (m *memory) Write(ctx context.Context, id gateway.PointID, v gateway.Value)
 
 // breakable are the promises that memory can break; the suite must notice each.
 var breakable = []string{
-	"time", "value", "value of a bad reading", "leak", "forget", "concurrent", "give up", "fail", "error at the end",
+	"time", "value", "value of a bad reading", "leak", "forget", "concurrent", "give up", "wait for room", "insist", "fail", "error at the end",
 	"unknown", "order", "read error", "context", "read-only", "range", "uncertain", "write",
 }
 

@@ -3,6 +3,7 @@ package adaptertest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -75,6 +76,35 @@ func refusedByAccept(t *testing.T, s Setup) {
 	r.await(t, "the reading that comes once", isGood(s.Once))
 	if once.Load() < 4 {
 		t.Errorf("it was offered %d times, and refused three times", once.Load())
+	}
+}
+
+// fullQueue has room for everything but Good. An adapter that waited for room, or that offered the
+// same reading again, would hold up what shares its link.
+func fullQueue(t *testing.T, s Setup) {
+	var offers, repeats atomic.Int32
+	last := map[gateway.PointID]gateway.Sample{}
+	r := start(t, s, func(_ context.Context, batch []gateway.Sample) error {
+		full := &gateway.FullError{}
+		for _, x := range batch {
+			if x.Point != s.Good {
+				continue
+			}
+			full.Points = append(full.Points, x.Point)
+			offers.Add(1)
+			if x == last[x.Point] {
+				repeats.Add(1)
+			}
+			last[x.Point] = x
+		}
+		if full.Points == nil {
+			return nil
+		}
+		return fmt.Errorf("bridge: %w", full)
+	})
+	r.until(t, "ten readings while the queue is full", func() bool { return offers.Load() >= 10 })
+	if n := repeats.Load(); n > 0 {
+		t.Errorf("%d refused readings were offered again", n)
 	}
 }
 

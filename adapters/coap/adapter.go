@@ -49,7 +49,7 @@ type Adapter struct {
 // Stats counts since New, except where a field says otherwise.
 type Stats struct {
 	Reports    uint64 // stored durably and answered so
-	Failed     uint64 // read, but not stored: answered 5.03
+	Failed     uint64 // read, but not stored, because the disk failed or the queue is full: answered 5.03
 	Refused    uint64 // answered 4.xx, or 5.05, or dropped for the same reason
 	Limited    uint64 // over the device's rate
 	Busy       uint64 // refused because too many were on their way
@@ -128,7 +128,8 @@ func (a *Adapter) Addr() string {
 //
 // Reports that arrive while accept is busy are handed on together in its next call; the readings of
 // one report are never spread over two. If such a call fails, each report is tried alone, so that
-// one that cannot be stored does not take the others with it.
+// one that cannot be stored does not take the others with it; what a full queue refuses is not tried
+// again: its device is asked to wait.
 func (a *Adapter) Run(ctx context.Context, accept func(context.Context, []gateway.Sample) error) error {
 	if err := a.Bind(); err != nil {
 		return err

@@ -2,7 +2,9 @@ package coap
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/plgd-dev/go-coap/v3/message/codes"
@@ -61,16 +63,33 @@ func (a *Adapter) hand(ctx context.Context, accept func(context.Context, []gatew
 		for _, r := range batch {
 			all = append(all, r.samples...)
 		}
-		if accept(ctx, all) == nil {
-			for _, r := range batch {
-				a.settle(r, nil, false)
-			}
+		err := accept(ctx, all)
+		var full *gateway.FullError
+		if err == nil || errors.As(err, &full) {
+			a.settleEach(batch, full)
 			return
 		}
 	}
 	for _, r := range batch {
 		err := accept(ctx, r.samples)
 		a.settle(r, err, ctx.Err() != nil)
+	}
+}
+
+// settleEach answers a batch that was accepted, but for what a full queue refused.
+func (a *Adapter) settleEach(batch []report, full *gateway.FullError) {
+	refused := map[gateway.PointID]bool{}
+	if full != nil {
+		for _, p := range full.Points {
+			refused[p] = true
+		}
+	}
+	for _, r := range batch {
+		var err error
+		if slices.ContainsFunc(r.samples, func(s gateway.Sample) bool { return refused[s.Point] }) {
+			err = full
+		}
+		a.settle(r, err, false)
 	}
 }
 
@@ -86,13 +105,17 @@ func (a *Adapter) outcome(r report, err error, closing bool, now time.Time) []by
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.samples -= len(r.samples)
+	full := errors.Is(err, gateway.ErrFull)
 	if !closing {
+		r.device.noteFull(full, now)
+	}
+	if !closing && !full { // which is no failure of the disk; the queue itself says that it is full
 		a.noted(err, now)
 	}
 	if r.exchange == nil {
 		r.device.pending = false
 		if err != nil {
-			r.device.silent, r.device.quiet = false, now.Add(silenceAgain)
+			r.device.silent, r.device.quiet = false, now.Add(r.device.again(now))
 		}
 		return nil
 	}
@@ -104,6 +127,8 @@ func (a *Adapter) outcome(r report, err error, closing bool, now time.Time) []by
 		r.device.faults = faults{}
 	case closing:
 		ans = answer{code: codes.ServiceUnavailable, maxAge: waitIfClosing}
+	case full:
+		ans = answer{code: codes.ServiceUnavailable, maxAge: spread(patience(now.Sub(r.device.full)))}
 	default:
 		ans = answer{code: codes.ServiceUnavailable, maxAge: spread(patience(now.Sub(a.failing)))}
 	}
@@ -127,6 +152,24 @@ func (a *Adapter) noted(err error, now time.Time) {
 			a.told = true
 			a.log.Error().Err(err).Msg("reports cannot be stored, devices are asked to wait")
 		})
+	}
+}
+
+// again is how long a silence that could not be stored waits to be reported again.
+func (d *device) again(now time.Time) time.Duration {
+	if d.full.IsZero() {
+		return silenceAgain
+	}
+	return time.Duration(patience(now.Sub(d.full))) * time.Second
+}
+
+// noteFull keeps the time since which the queue has no room for the device's reports.
+func (d *device) noteFull(full bool, now time.Time) {
+	switch {
+	case !full:
+		d.full = time.Time{}
+	case d.full.IsZero():
+		d.full = now
 	}
 }
 
@@ -198,7 +241,11 @@ func (a *Adapter) silence(d *device, now time.Time) {
 	}
 	a.reports <- r // one a device has room
 	a.samples += len(r.samples)
+	repeated := d.quiet.After(d.heard)
 	d.silent, d.pending = true, true
+	if repeated {
+		return
+	}
 	a.stats.Silences++
 	a.log.Warn().Str("device", d.Name).Time("heard", d.heard).Msg("silent for too long")
 }
@@ -208,5 +255,5 @@ func (a *Adapter) heard(d *device, now time.Time) {
 	if d.silent {
 		a.log.Info().Str("device", d.Name).Time("heard", d.heard).Msg("reports again")
 	}
-	d.heard, d.reported, d.silent = now, now, false
+	d.heard, d.reported, d.silent, d.quiet = now, now, false, time.Time{}
 }

@@ -23,6 +23,7 @@ type device struct {
 	reported time.Time // when it last sent one; zero if it never did
 	silent   bool      // its silence has been reported
 	pending  bool      // and accept has not seen that yet
+	full     time.Time // since when the queue has no room for its reports; zero: it has
 	quiet    time.Time // not before then is its silence reported again
 	faults   faults
 	logged   time.Time // when a refusal was last logged

@@ -259,7 +259,7 @@ func (f *field) answer(r call) []byte {
 type sink struct {
 	mu      sync.Mutex
 	batches [][]gateway.Sample
-	fail    func() error // asked at each call; nil: accept
+	fail    func([]gateway.Sample) error // asked at each call; nil: accept
 	hold    time.Duration
 }
 
@@ -271,7 +271,7 @@ func (s *sink) accept(ctx context.Context, samples []gateway.Sample) error {
 		return ctx.Err()
 	}
 	if fail != nil {
-		if err := fail(); err != nil {
+		if err := fail(samples); err != nil {
 			return err
 		}
 	}

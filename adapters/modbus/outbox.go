@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type outbox struct {
 	waiting  []batch    // in the order of their first reading
 	replaced uint64
 	lost     uint64
+	refused  uint64
 }
 
 func newOutbox() *outbox {
@@ -109,10 +111,18 @@ func (o *outbox) take() (b batch, ok bool) {
 	return b, true
 }
 
-func (o *outbox) counts() (replaced, lost uint64) {
+func (o *outbox) counts() (replaced, lost, refused uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.replaced, o.lost
+	return o.replaced, o.lost, o.refused
+}
+
+// refuse counts what a full queue refused. That is final: the device's next poll reports again, and
+// waiting for room would hold up the other devices of the link. The queue itself says that it is full.
+func (o *outbox) refuse(points int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refused += uint64(points)
 }
 
 // abandon counts what will never be accepted.
@@ -123,7 +133,7 @@ func (o *outbox) abandon(b batch) {
 }
 
 // deliver hands the batches to accept, one at a time, until the outbox has ended and is empty. What
-// accept refuses is tried again; at the end, once.
+// accept fails on is tried again; at the end, once. What a full queue refuses is not.
 func (o *outbox) deliver(ctx context.Context, log zerolog.Logger, accept func(context.Context, []gateway.Sample) error) {
 	late, release := graceful(ctx)
 	defer release()
@@ -142,6 +152,11 @@ func (o *outbox) deliver(ctx context.Context, log zerolog.Logger, accept func(co
 			continue
 		}
 		err := accept(late, b.samples)
+		var full *gateway.FullError
+		if errors.As(err, &full) {
+			o.refuse(len(full.Points))
+			err = nil
+		}
 		switch {
 		case err == nil && pause > 0:
 			pause = 0

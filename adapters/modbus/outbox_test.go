@@ -3,6 +3,7 @@ package modbus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,7 +35,7 @@ func TestANewerReadingReplacesTheOneThatWaits(t *testing.T) {
 	o.put(1, []gateway.Sample{reading("x", 1)})
 	o.put(0, nil)
 	o.put(0, []gateway.Sample{reading("b", 2), reading("c", 1)})
-	if replaced, _ := o.counts(); replaced != 1 {
+	if replaced, _, _ := o.counts(); replaced != 1 {
 		t.Errorf("%d replaced", replaced)
 	}
 	if diff := cmp.Diff([][]string{{"a=1", "b=2", "c=1"}, {"x=1"}}, shown(o)); diff != "" {
@@ -49,7 +50,7 @@ func TestWhatWasRefusedComesBackAsTheOlder(t *testing.T) {
 	o.put(1, []gateway.Sample{reading("x", 1)})
 	o.put(0, []gateway.Sample{reading("b", 2)})
 	o.putBack(first)
-	if replaced, _ := o.counts(); replaced != 1 {
+	if replaced, _, _ := o.counts(); replaced != 1 {
 		t.Errorf("%d replaced", replaced)
 	}
 	if diff := cmp.Diff([][]string{{"a=1", "b=2"}, {"x=1"}}, shown(o)); diff != "" {
@@ -83,6 +84,42 @@ func TestTheWireNeverWaitsForASlowDisk(t *testing.T) {
 	})
 }
 
+// Two devices share the link; the queue has no room for the one, and the other does not notice.
+func TestAFullLaneDelaysNobodyElseOnTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newField()
+		r := run(t, Config{Devices: []Device{
+			{Name: "full", Unit: 1, Points: points("full", Holding, 100*time.Millisecond, 10, 11)},
+			{Name: "free", Unit: 2, Points: points("free", Holding, 100*time.Millisecond, 10)},
+		}}, f)
+		r.got.mu.Lock()
+		r.got.fail = func(samples []gateway.Sample) error {
+			if samples[0].Point != "full/10" {
+				return nil
+			}
+			full := &gateway.FullError{Identities: []gateway.IdentityID{"full"}}
+			for _, s := range samples {
+				full.Points = append(full.Points, s.Point)
+			}
+			return fmt.Errorf("bridge: %w", full)
+		}
+		r.got.mu.Unlock()
+		pass(time.Minute)
+		got := r.got.of("free/10")
+		if len(got) < 598 || len(r.got.of("full/10")) > 0 {
+			t.Errorf("%d readings of the device with room, %d of the full one", len(got), len(r.got.of("full/10")))
+		}
+		s := r.Stats()
+		if s.Refused < 2*598 || s.Replaced > 0 {
+			t.Errorf("%d refused, %d replaced", s.Refused, s.Replaced)
+		}
+		r.stop()
+		if s := r.Stats(); s.Lost > 0 || uint64(len(r.got.of("free/10")))+s.Refused/2 != uint64(len(f.calls())) {
+			t.Errorf("%+v for %d requests", s, len(f.calls()))
+		}
+	})
+}
+
 func TestWhatIsNotAcceptedAtTheEndIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newField()
@@ -90,7 +127,7 @@ func TestWhatIsNotAcceptedAtTheEndIsCounted(t *testing.T) {
 		pass(time.Second)
 		accepted := uint64(3 * len(r.got.of("d/10")))
 		r.got.mu.Lock()
-		r.got.fail = func() error { return errors.New("disk full") }
+		r.got.fail = func([]gateway.Sample) error { return errors.New("disk full") }
 		r.got.mu.Unlock()
 		pass(time.Minute)
 		r.stop()

@@ -36,6 +36,8 @@ type Stats struct {
 	Replaced uint64
 	// Lost counts readings that accept had not taken when Run ended.
 	Lost uint64
+	// Refused counts readings that a full queue refused; the next poll of their points reports again.
+	Refused uint64
 }
 
 // LinkStats is the connection's part of Stats.
@@ -76,7 +78,7 @@ func (a *Adapter) Stats() Stats {
 	for i := range s.Devices {
 		s.Devices[i].Refused = slices.Clone(s.Devices[i].Refused)
 	}
-	s.Replaced, s.Lost = a.out.counts()
+	s.Replaced, s.Lost, s.Refused = a.out.counts()
 	return s
 }
 
