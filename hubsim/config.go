@@ -14,7 +14,7 @@ type Config struct {
 	// HostName is the hub's name, which user names and tokens carry; "" is "localhost". localhost,
 	// 127.0.0.1 and ::1 are accepted in its place, with any port.
 	HostName string
-	// Dir holds ca.pem, ca.key, hub.json (devices, keys, policies) and messages/; it is created. ""
+	// Dir holds ca.pem, ca.key, state.db (policies, devices and what they own) and messages/; it is created. ""
 	// keeps all of it in memory.
 	Dir string
 	// MQTT and HTTPS are listen addresses, such as "127.0.0.1:8883"; "" is "127.0.0.1:0".

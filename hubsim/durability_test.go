@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/mochi-mqtt/server/v2/packets"
+	"go.etcd.io/bbolt"
 
 	"iothub-gateway/hubsim"
 )
@@ -149,10 +152,12 @@ func TestTwoHubsDoNotShareADirectory(t *testing.T) {
 
 func TestStateThatCannotBeUsedIsNamed(t *testing.T) {
 	for name, spoil := range map[string]func(dir string) error{
-		"hub.json": func(dir string) error { return os.WriteFile(dir+"/hub.json", []byte("{"), 0o600) },
-		"version":  func(dir string) error { return os.WriteFile(dir+"/hub.json", []byte(`{"version":9}`), 0o600) },
-		"ca.key":   func(dir string) error { return os.Remove(dir + "/ca.key") },
-		"ca.pem":   func(dir string) error { return os.WriteFile(dir+"/ca.pem", []byte("no certificate"), 0o600) },
+		"state.db":  func(dir string) error { return os.WriteFile(dir+"/state.db", []byte("no database"), 0o600) },
+		"version 9": func(dir string) error { return setStateVersion(dir, "9") },
+		"hub.json":  func(dir string) error { return leaveHubFile(dir, "{") },
+		"version 8": func(dir string) error { return leaveHubFile(dir, `{"version":8}`) },
+		"ca.key":    func(dir string) error { return os.Remove(dir + "/ca.key") },
+		"ca.pem":    func(dir string) error { return os.WriteFile(dir+"/ca.pem", []byte("no certificate"), 0o600) },
 	} {
 		cfg := hubConfig()
 		cfg.Dir = t.TempDir()
@@ -166,11 +171,51 @@ func TestStateThatCannotBeUsedIsNamed(t *testing.T) {
 	}
 }
 
+func setStateVersion(dir, version string) error {
+	db, err := bbolt.Open(dir+"/state.db", 0o600, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("file")).Put([]byte("version"), []byte(version))
+	}), db.Close())
+}
+
+// leaveHubFile puts a hub.json where there is no state.db.
+func leaveHubFile(dir, text string) error {
+	return errors.Join(os.Remove(dir+"/state.db"), os.WriteFile(dir+"/hub.json", []byte(text), 0o600))
+}
+
+// A former version kept its devices in hub.json.
+func TestDevicesOfAFormerVersionAreTakenOver(t *testing.T) {
+	cfg := hubConfig()
+	cfg.Dir = t.TempDir()
+	startHub(t, cfg).stop()
+	if err := leaveHubFile(cfg.Dir, `{"version":1,
+		"policies":[{"keyName":"iothubowner","primaryKey":"b3duZXI=","secondaryKey":"c2Vjb25k","rights":["RegistryRead"]}],
+		"identities":[{"deviceId":"dev1","generationId":"17","primaryKey":"`+knownKey+`","secondaryKey":"`+knownKey+`"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time without hub.json
+		hub := startHub(t, cfg)
+		if key, err := hub.Register("dev1", ""); err != nil || key != knownKey {
+			t.Errorf("dev1 has another key (%v)", err)
+		}
+		if ownerKey(hub) != "b3duZXI=" {
+			t.Error("the policy has another key")
+		}
+		hub.stop()
+		if _, err := os.Stat(cfg.Dir + "/hub.json"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("hub.json is still there (%v)", err)
+		}
+	}
+}
+
 func TestKeysAreNotForOthersToRead(t *testing.T) {
 	cfg := hubConfig()
 	cfg.Dir = t.TempDir()
 	startHub(t, cfg).stop()
-	for _, name := range []string{"hub.json", "ca.key"} {
+	for _, name := range []string{"state.db", "ca.key"} {
 		info, err := os.Stat(cfg.Dir + "/" + name)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s has mode %v (%v), want 0600", name, info.Mode(), err)

@@ -23,6 +23,7 @@ type Hub struct {
 	cfg      Config
 	log      zerolog.Logger
 	ca       *authority
+	state    *state
 	registry *registry
 	store    *store
 	dials    *dials
@@ -50,9 +51,9 @@ func New(cfg Config) (*Hub, error) {
 }
 
 func (h *Hub) open() (err error) {
-	dir, messages := h.cfg.Dir, ""
+	dir, messages, file := h.cfg.Dir, "", ""
 	if dir != "" {
-		messages = filepath.Join(dir, "messages")
+		messages, file = filepath.Join(dir, "messages"), filepath.Join(dir, "state.db")
 		if h.lock, err = lockDir(dir); err != nil {
 			return err
 		}
@@ -60,7 +61,10 @@ func (h *Hub) open() (err error) {
 	if h.ca, err = openAuthority(dir); err != nil {
 		return err
 	}
-	if h.registry, err = openRegistry(dir); err != nil {
+	if h.state, err = openState(file); err != nil {
+		return err
+	}
+	if h.registry, err = openRegistry(h.state, dir); err != nil {
 		return err
 	}
 	h.store = newStore(messages, h.cfg.MaxStored, func(err error) {
@@ -113,6 +117,11 @@ func (h *Hub) release() {
 			_ = l.Close()
 		}
 	}
+	if h.state != nil {
+		if err := h.state.close(); err != nil {
+			h.log.Error().Err(err).Msg("the last changes are not stored")
+		}
+	}
 	if h.lock != nil {
 		_ = h.lock.Close()
 	}
@@ -132,6 +141,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	disk.Go(func() {
 		if err := h.store.commit(); err != nil {
 			stop(&fatal{err})
+		}
+	})
+	doors.Go(func() {
+		select {
+		case <-h.state.broken:
+			stop(&fatal{h.state.failure})
+		case <-ctx.Done():
 		}
 	})
 	doors.Go(func() { h.listen(ctx) })

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
+	"go.etcd.io/bbolt"
 
 	"iothub-gateway/hubsim"
 )
@@ -161,23 +161,38 @@ func TestManyClientsOfOneIdLeaveOneStanding(t *testing.T) {
 	}
 }
 
+type storedPolicy struct{ KeyName, PrimaryKey, SecondaryKey string }
+
+// storedPolicies reads the policies of a hub that is down.
+func storedPolicies(t *testing.T, dir string) (all []storedPolicy) {
+	t.Helper()
+	db, err := bbolt.Open(dir+"/state.db", 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("policy")).ForEach(func(_, text []byte) error {
+			all = append(all, storedPolicy{})
+			return json.Unmarshal(text, &all[len(all)-1])
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
 func TestPoliciesGrantWhatTheirNamesSay(t *testing.T) {
 	cfg := hubConfig()
 	cfg.Dir = t.TempDir()
 	hub := startHub(t, cfg)
-	text, err := os.ReadFile(cfg.Dir + "/hub.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var state struct {
-		Policies []struct{ KeyName, PrimaryKey, SecondaryKey string }
-	}
-	if err := json.Unmarshal(text, &state); err != nil {
-		t.Fatal(err)
-	}
+	hub.stop()
+	policies := storedPolicies(t, cfg.Dir)
+	hub = startHub(t, cfg)
 	service := hub.rest(t)
 	got := map[string][3]int{} // reading messages, registering, connecting a device
-	for _, p := range state.Policies {
+	for _, p := range policies {
 		service.token = sign(hub.name, p.SecondaryKey, time.Now().Add(time.Hour), p.KeyName)
 		read, _, _ := service.do("GET", "/hubsim/messages", "")
 		register, _, _ := service.do("PUT", "/hubsim/devices/new", "")

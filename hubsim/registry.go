@@ -17,23 +17,18 @@ import (
 
 // registry holds the identities and the shared access policies.
 type registry struct {
-	path     string   // of hub.json, "" in memory
+	state    *state
 	policies []policy // never changes after open
 
-	mu         sync.RWMutex // guards the fields below
+	mu         sync.RWMutex // guards identities and what is registered of each
 	identities map[string]*identity
-	version    uint64 // counts changes
-
-	saving sync.Mutex // held while writing; guards saved
-	saved  uint64     // the version that is on disk
 }
 
-// hubFile is hub.json.
-type hubFile struct {
-	Version    int            `json:"version"`
-	Policies   []policy       `json:"policies"`
-	Identities []registration `json:"identities"`
-}
+// Kinds of the state.
+const (
+	policyKind   = "policy"   // by its name
+	identityKind = "identity" // a registration, by identityName
+)
 
 // registration is what is known about an identity for good.
 type registration struct {
@@ -44,59 +39,68 @@ type registration struct {
 	SecondaryKey string `json:"secondaryKey"`
 }
 
-// openRegistry loads hub.json from dir, or makes one with the default policies; "" is in memory.
-func openRegistry(dir string) (*registry, error) {
-	r := &registry{identities: map[string]*identity{}}
-	if dir == "" {
-		r.policies = defaultPolicies()
-		return r, nil
-	}
-	r.path = filepath.Join(dir, "hub.json")
-	text, err := os.ReadFile(r.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		r.policies, r.version = defaultPolicies(), 1
-		return r, r.save(1)
-	}
+// openRegistry loads what st holds. A fresh state gets the default policies, or what a former version of
+// this program left in dir; dir may be "".
+func openRegistry(st *state, dir string) (*registry, error) {
+	r := &registry{state: st, identities: map[string]*identity{}}
+	err := st.each(policyKind, func(_ string, text []byte) error {
+		r.policies = append(r.policies, policy{})
+		return json.Unmarshal(text, &r.policies[len(r.policies)-1])
+	})
 	if err != nil {
 		return nil, err
 	}
-	var file hubFile
-	if err := json.Unmarshal(text, &file); err != nil {
-		return nil, fmt.Errorf("%s: %w", r.path, err)
+	if len(r.policies) == 0 {
+		return r, r.begin(dir)
 	}
-	if file.Version != 1 {
-		return nil, fmt.Errorf("%s: version %d, this program reads version 1", r.path, file.Version)
-	}
-	r.policies = file.Policies
-	for _, reg := range file.Identities {
-		r.identities[identityName(reg.DeviceID, reg.ModuleID)] = &identity{registration: reg}
-	}
-	return r, nil
+	return r, st.each(identityKind, func(name string, text []byte) error {
+		id := &identity{}
+		r.identities[name] = id
+		return json.Unmarshal(text, &id.registration)
+	})
 }
 
-// save returns once hub.json holds at least this version; one write serves everybody who waits.
-func (r *registry) save(version uint64) error {
-	r.saving.Lock()
-	defer r.saving.Unlock()
-	if r.path == "" || r.saved >= version {
-		return nil
+// hubFile is hub.json, where a former version kept the policies and the identities.
+type hubFile struct {
+	Version    int            `json:"version"`
+	Policies   []policy       `json:"policies"`
+	Identities []registration `json:"identities"`
+}
+
+// begin fills an empty state, from dir's hub.json if there is one.
+func (r *registry) begin(dir string) error {
+	path := filepath.Join(dir, "hub.json")
+	file := hubFile{Version: 1, Policies: defaultPolicies()}
+	found := false
+	if dir != "" {
+		text, err := os.ReadFile(path)
+		found = err == nil
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if found {
+			if err := json.Unmarshal(text, &file); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			if file.Version != 1 {
+				return fmt.Errorf("%s: version %d, this program reads version 1", path, file.Version)
+			}
+		}
 	}
-	r.mu.RLock()
-	file := hubFile{Version: 1, Policies: r.policies}
-	for _, id := range r.sorted() {
-		file.Identities = append(file.Identities, id.registration)
+	var all []change
+	r.policies = file.Policies
+	for _, p := range file.Policies {
+		all = append(all, change{policyKind, p.Name, p})
 	}
-	version = r.version
-	r.mu.RUnlock()
-	text, err := json.MarshalIndent(file, "", "  ")
-	if err != nil {
+	for _, reg := range file.Identities {
+		name := identityName(reg.DeviceID, reg.ModuleID)
+		r.identities[name] = &identity{registration: reg}
+		all = append(all, change{identityKind, name, reg})
+	}
+	if err := r.state.write(all...).wait(); err != nil || !found {
 		return err
 	}
-	if err := writeFile(r.path, append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	r.saved = version
-	return nil
+	return os.Remove(path)
 }
 
 // sorted lists the identities by name; the caller holds mu.
@@ -143,40 +147,40 @@ func (r *registry) register(device, module, key string) (string, error) {
 	if err := checkKey(key); err != nil {
 		return "", fmt.Errorf("hubsim: %s: %w", identityName(device, module), err)
 	}
-	primary, version := r.put(device, module, key)
-	if err := r.save(version); err != nil {
+	primary, stored := r.put(device, module, key)
+	if err := stored.wait(); err != nil {
 		return "", fmt.Errorf("hubsim: registering %s: %w", identityName(device, module), err)
 	}
 	return primary, nil
 }
 
-// put does it in memory and returns the version to save.
-func (r *registry) put(device, module, key string) (primary string, version uint64) {
+// put does it in memory and notes it for the disk.
+func (r *registry) put(device, module, key string) (primary string, stored *saved) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var all []change
 	if module != "" {
-		r.ensure(device, "")
+		_, all = r.ensure(device, "", all)
 	}
-	id := r.ensure(device, module)
+	id, all := r.ensure(device, module, all)
 	if key != "" && key != id.PrimaryKey {
 		id.PrimaryKey = key
-		r.version++
+		all = append(all, change{identityKind, id.name(), id.registration})
 	}
-	return id.PrimaryKey, r.version
+	return id.PrimaryKey, r.state.write(all...)
 }
 
-func (r *registry) ensure(device, module string) *identity {
+func (r *registry) ensure(device, module string, all []change) (*identity, []change) {
 	name := identityName(device, module)
 	if id := r.identities[name]; id != nil {
-		return id
+		return id, all
 	}
 	id := &identity{registration: registration{
 		DeviceID: device, ModuleID: module, GenerationID: uint64(time.Now().UnixNano()),
 		PrimaryKey: newKey(), SecondaryKey: newKey(),
 	}}
 	r.identities[name] = id
-	r.version++
-	return id
+	return id, append(all, change{identityKind, name, id.registration})
 }
 
 // checkID accepts what CON-25 lists.

@@ -49,7 +49,10 @@ func newPipeHub(t *testing.T, cfg Config) *pipeHub {
 	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}}
 	h.store = newStore("", h.cfg.MaxStored, nil)
 	var err error
-	if h.registry, err = openRegistry(""); err != nil {
+	if h.state, err = openState(""); err != nil {
+		t.Fatal(err)
+	}
+	if h.registry, err = openRegistry(h.state, ""); err != nil {
 		t.Fatal(err)
 	}
 	return &pipeHub{Hub: h, log: log}
