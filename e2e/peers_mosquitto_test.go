@@ -1,16 +1,12 @@
 package e2e
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,15 +110,7 @@ func (h *hubProcess) serviceToken() string {
 		name, value, _ := strings.Cut(part, "=")
 		parts[name] = value
 	}
-	key, err := base64.StdEncoding.DecodeString(parts["SharedAccessKey"])
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	resource, expiry := url.QueryEscape(parts["HostName"]), time.Now().Add(time.Minute).Unix()
-	mac := hmac.New(sha256.New, key)
-	fmt.Fprintf(mac, "%s\n%d", resource, expiry)
-	signature := url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil)))
-	return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&se=%d&skn=%s", resource, signature, expiry, parts["SharedAccessKeyName"])
+	return sasToken(h.t, parts["HostName"], parts["SharedAccessKey"], time.Minute) + "&skn=" + parts["SharedAccessKeyName"]
 }
 
 func TestMosquittoPublishesThroughTheSimulatedHub(t *testing.T) {

@@ -1,0 +1,190 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"iothub-gateway/hubsim"
+)
+
+// sdkRun is a device of the SDK and the hub that it is connected to.
+type sdkRun struct {
+	*sdkDevice
+	sdkVariant
+	hub *hubsim.Hub
+	cfg sdkConfig
+}
+
+// Every way of using Microsoft's SDK goes through the same life; what the hub holds is looked at as well
+// as what the SDK says.
+func TestMicrosoftsSDKFindsAnIoTHub(t *testing.T) {
+	for _, v := range sdkVariants() {
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			hub := startHubAs(t, hubsim.Config{HostName: sdkName})
+			cfg := v.config(t, hub)
+			r := &sdkRun{sdkDevice: startSDK(t, hub, cfg), sdkVariant: v, hub: hub, cfg: cfg}
+			r.do("open", nil)
+			r.sendsTelemetry()
+			r.answersMethods()
+			r.comesBackAfterADrop()
+			r.losesToAnother()
+		})
+	}
+}
+
+func (r *sdkRun) sendsTelemetry() {
+	r.t.Helper()
+	r.do("send", fields{
+		"body":       `{"temp":21.5}`,
+		"system":     fields{"messageId": "msg-1", "correlationId": "corr-1", "userId": "u", "contentType": "application/json", "contentEncoding": "utf-8"},
+		"properties": fields{"alert": "true", "sp ace": "a/b=c&d+ü"},
+	})
+	r.do("send", fields{"body": "raw"})
+	want := []hubsim.Message{
+		{
+			Sequence: 1, Device: "dev1", Module: r.module, Body: []byte(`{"temp":21.5}`),
+			Properties: map[string]string{"alert": "true", "sp ace": "a/b=c&d+ü"},
+			System: map[string]string{
+				"message-id": "msg-1", "correlation-id": "corr-1", "user-id": "u", "content-type": "application/json", "content-encoding": "utf-8",
+			},
+		},
+		{Sequence: 2, Device: "dev1", Module: r.module, Body: []byte("raw"), Properties: map[string]string{}, System: map[string]string{}},
+	}
+	if r.module != "" {
+		r.do("output", fields{"name": "alerts", "body": "out", "properties": fields{"p": "a/b"}})
+		want = append(want, hubsim.Message{
+			Sequence: 3, Device: "dev1", Module: r.module, Body: []byte("out"), Properties: map[string]string{"p": "a/b"},
+			System: map[string]string{"outputName": "alerts"},
+		})
+	}
+	got := r.hub.Messages(0, 10)
+	for i := range got {
+		got[i].Enqueued = time.Time{}
+		for name := range got[i].System {
+			if strings.HasPrefix(name, "iothub-") || strings.HasPrefix(name, "x-opt-") { // what the hub adds
+				delete(got[i].System, name)
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		r.t.Errorf("stored at the hub (-want +got):\n%s", diff)
+	}
+}
+
+// call invokes a method on the SDK's device.
+func (r *sdkRun) call(name string, payload json.RawMessage) (hubsim.MethodResult, error) {
+	return r.hub.CallMethod(context.Background(), hubsim.MethodCall{
+		Device: "dev1", Module: r.module, Name: name, Payload: payload, ConnectTimeout: 20 * time.Second, ResponseTimeout: 20 * time.Second,
+	})
+}
+
+func (r *sdkRun) answersMethods() {
+	r.t.Helper()
+	r.do("method", fields{"name": "reboot", "status": 200})
+	r.do("method", fields{"name": "fail", "status": 418})
+	for i, c := range []struct {
+		name, payload string
+		status        int
+	}{
+		{"reboot", `{"delay":5}`, 200}, {"reboot", `null`, 200}, {"reboot", `"text"`, 200}, {"fail", `[1,2]`, 418},
+	} {
+		got, err := r.call(c.name, json.RawMessage(c.payload))
+		if err != nil {
+			r.t.Errorf("%s %s: %v", c.name, c.payload, err)
+			continue
+		}
+		if event := r.event(i+1, "method"); event.Name != c.name || string(event.Payload) != c.payload {
+			r.t.Errorf("%s %s: the SDK saw %s %s", c.name, c.payload, event.Name, event.Payload)
+		}
+		if want := `{"called":` + c.payload + `}`; got.Status != c.status || string(got.Payload) != want {
+			r.t.Errorf("%s %s: answered %d %s, want %d %s", c.name, c.payload, got.Status, got.Payload, c.status, want)
+		}
+	}
+	// A body that is quite empty is beyond this SDK, which says so in its answer.
+	if got, err := r.call("reboot", nil); err != nil || got.Status != 400 || !strings.Contains(string(got.Payload), "Invalid request format") {
+		r.t.Errorf("an empty body: %d %s, %v", got.Status, got.Payload, err)
+	}
+}
+
+// comesBackAfterADrop cuts the connection: the SDK connects again by itself and is what it was.
+func (r *sdkRun) comesBackAfterADrop() {
+	r.t.Helper()
+	if !r.hub.Kick(r.identity()) {
+		r.t.Fatal("there was no connection to cut")
+	}
+	r.isWellWith("after the drop")
+}
+
+// losesToAnother connects a client with the same id, which cuts the SDK off. The SDK takes the id back.
+func (r *sdkRun) losesToAnother() {
+	r.t.Helper()
+	lost := make(chan error, 1)
+	other := r.rival(lost)
+	if err := other.Connect(); !err.WaitTimeout(20*time.Second) || err.Error() != nil {
+		r.t.Fatalf("the other client: %v", err.Error())
+	}
+	defer other.Disconnect(0)
+	select {
+	case <-lost:
+	case <-time.After(20 * time.Second):
+		r.t.Fatal("the SDK did not take its id back")
+	}
+	r.isWellWith("after the take-over")
+}
+
+// isWellWith sends a message with this body and calls a method.
+func (r *sdkRun) isWellWith(body string) {
+	r.t.Helper()
+	before := r.hub.Messages(0, 1<<20)
+	r.do("send", fields{"body": body})
+	after := r.hub.Messages(0, 1<<20)[len(before):]
+	if len(after) != 1 || string(after[0].Body) != body {
+		r.t.Errorf("%s: what arrived is %+v", body, after)
+	}
+	if got, err := r.call("reboot", json.RawMessage("1")); err != nil || got.Status != 200 {
+		r.t.Errorf("%s a method is answered %d, %v", body, got.Status, err)
+	}
+}
+
+func TestMicrosoftsSDKRenewsItsToken(t *testing.T) {
+	for _, transport := range []string{"Mqtt", "MqttWs"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			v := sdkVariant{transport: transport}
+			var log transcript
+			hub := startHubAs(t, hubsim.Config{HostName: sdkName, ExpiryGrace: -1, Log: zerolog.New(&log)})
+			cfg := v.config(t, hub)
+			cfg.Renewal = &sdkRenewal{Valid: 4, Margin: 2}
+			r := &sdkRun{sdkDevice: startSDK(t, hub, cfg), sdkVariant: v, hub: hub, cfg: cfg}
+			r.do("open", nil)
+			r.do("method", fields{"name": "reboot", "status": 200})
+			eventually(t, 20*time.Second, "the token was renewed twice", func() bool {
+				return strings.Count(log.output(), ": connected") == 3 && hub.Connected("dev1")
+			})
+			r.isWellWith("after the renewals")
+			if strings.Contains(log.output(), "expired") {
+				t.Errorf("a token ran out:\n%s", log.output())
+			}
+		})
+	}
+}
+
+func TestMicrosoftsSDKUnderstandsARefusal(t *testing.T) {
+	v := sdkVariant{transport: "Mqtt"}
+	hub := startHubAs(t, hubsim.Config{HostName: sdkName})
+	cfg := v.config(t, hub)
+	d := startSDK(t, hub, cfg)
+	hub.RefuseConnects("dev1", 5, 1)
+	if got := d.answer(d.ask("open", nil)); !strings.Contains(got.Error, "UnauthorizedError") {
+		t.Errorf("CONNACK 5: %q, want an UnauthorizedError", got.Error)
+	}
+	hub.RefuseConnects("dev1", 3, 2)
+	d.do("open", nil)
+}

@@ -1,0 +1,251 @@
+package e2e
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"iothub-gateway/hubsim"
+)
+
+// sdkName is the hub that Microsoft's SDK believes it talks to.
+const sdkName = "contoso.azure-devices.net"
+
+// sdkConfig is what azure-sdk/device.js wants to know; it says what the fields mean.
+type sdkConfig struct {
+	Transport        string      `json:"transport"`
+	ConnectionString string      `json:"connectionString,omitempty"`
+	Host             string      `json:"host,omitempty"`
+	Device           string      `json:"device,omitempty"`
+	Module           string      `json:"module,omitempty"`
+	Cert             string      `json:"cert,omitempty"`
+	Key              string      `json:"key,omitempty"`
+	CA               string      `json:"ca,omitempty"`
+	Renewal          *sdkRenewal `json:"renewal,omitempty"`
+}
+
+// sdkRenewal is how long a token of the SDK is valid, and how long before its end it is renewed: seconds.
+type sdkRenewal struct {
+	Valid  int `json:"valid"`
+	Margin int `json:"margin"`
+}
+
+// sdkLine is what a device says: what became of an operation, or what the hub sent.
+type sdkLine struct {
+	ID     int             `json:"id"`
+	Error  string          `json:"error"`
+	Result json.RawMessage `json:"result"`
+
+	Event      string            `json:"event"`
+	Name       string            `json:"name"`
+	Payload    json.RawMessage   `json:"payload"`
+	Body       string            `json:"body"`
+	MessageID  string            `json:"messageId"`
+	Properties map[string]string `json:"properties"`
+}
+
+// sdkDevice is a device or module on Microsoft's SDK, in a process of its own.
+type sdkDevice struct {
+	t     *testing.T
+	stdin io.WriteCloser
+	done  chan struct{}
+	asked int
+
+	mu     sync.Mutex // guards the fields below
+	lines  []sdkLine
+	stderr transcript
+}
+
+// startSDK runs a device against hub. The SDK is as it comes from npm; where the ports of its hub are is
+// told by the environment.
+func startSDK(t *testing.T, hub *hubsim.Hub, cfg sdkConfig) *sdkDevice {
+	t.Helper()
+	cfg.CA = string(hub.CAPEM())
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &sdkDevice{t: t, done: make(chan struct{})}
+	cmd := exec.Command("node", "--require", "./ports.js", "device.js", string(text))
+	cmd.Dir = "azure-sdk"
+	cmd.Env = append(os.Environ(), "HUB_MQTT="+hub.MQTTAddr(), "HUB_HTTPS="+hub.HTTPSAddr())
+	cmd.Stderr = &d.stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.stdin, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%v; make test installs what the tests need, or names it (e2e/peers.sh)", err)
+	}
+	go func() {
+		defer close(d.done)
+		d.listen(stdout)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-d.done
+		if t.Failed() {
+			t.Logf("the device said:\n%+v\n%s", d.lines, d.stderr.output())
+		}
+	})
+	return d
+}
+
+func (d *sdkDevice) listen(stdout io.Reader) {
+	for in := bufio.NewScanner(stdout); in.Scan(); {
+		var line sdkLine
+		if err := json.Unmarshal(in.Bytes(), &line); err != nil {
+			line.Event, line.Error = "nonsense", in.Text()
+		}
+		d.mu.Lock()
+		d.lines = append(d.lines, line)
+		d.mu.Unlock()
+	}
+}
+
+// find waits for the nth line, from 1, that fits.
+func (d *sdkDevice) find(nth int, what string, fits func(sdkLine) bool) sdkLine {
+	d.t.Helper()
+	var found sdkLine
+	eventually(d.t, 30*time.Second, what, func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		n := 0
+		for _, line := range d.lines {
+			if fits(line) {
+				if n++; n == nth {
+					found = line
+					return true
+				}
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// event waits for the nth event of a kind.
+func (d *sdkDevice) event(nth int, kind string) sdkLine {
+	d.t.Helper()
+	return d.find(nth, fmt.Sprintf("event %d of kind %q", nth, kind), func(l sdkLine) bool { return l.Event == kind })
+}
+
+// fields are an operation's arguments.
+type fields map[string]any
+
+// ask begins an operation and returns the answer's id.
+func (d *sdkDevice) ask(op string, arguments fields) int {
+	d.t.Helper()
+	d.asked++
+	line := fields{"id": d.asked, "op": op}
+	for name, value := range arguments {
+		line[name] = value
+	}
+	if err := json.NewEncoder(d.stdin).Encode(line); err != nil {
+		d.t.Fatal(err)
+	}
+	return d.asked
+}
+
+// answer waits for the outcome of an operation.
+func (d *sdkDevice) answer(id int) sdkLine {
+	d.t.Helper()
+	return d.find(1, fmt.Sprintf("the outcome of operation %d", id), func(l sdkLine) bool { return l.ID == id })
+}
+
+// do carries an operation out and wants it to succeed.
+func (d *sdkDevice) do(op string, arguments fields) json.RawMessage {
+	d.t.Helper()
+	got := d.answer(d.ask(op, arguments))
+	if got.Error != "" {
+		d.t.Fatalf("%s %v: %s", op, arguments, got.Error)
+	}
+	return got.Result
+}
+
+// sdkVariant is one way to use the SDK.
+type sdkVariant struct {
+	transport string
+	module    string // "" is a device
+	x509      bool
+}
+
+func (v sdkVariant) String() string {
+	parts := []string{v.transport, "device", "sas"}
+	if v.module != "" {
+		parts[1] = "module"
+	}
+	if v.x509 {
+		parts[2] = "x509"
+	}
+	return strings.Join(parts, " ")
+}
+
+// identity is "dev1" or "dev1/mod1".
+func (v sdkVariant) identity() string {
+	if v.module == "" {
+		return "dev1"
+	}
+	return "dev1/" + v.module
+}
+
+// config registers the identity and says how to be it.
+func (v sdkVariant) config(t *testing.T, hub *hubsim.Hub) sdkConfig {
+	t.Helper()
+	cfg := sdkConfig{Transport: v.transport, Module: v.module}
+	key, err := hub.Register("dev1", v.module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ConnectionString = "HostName=" + sdkName + ";DeviceId=dev1"
+	if v.module != "" {
+		cfg.ConnectionString += ";ModuleId=" + v.module
+	}
+	cfg.ConnectionString += ";SharedAccessKey=" + key
+	return cfg
+}
+
+// rival is a plain client with the same identity as the SDK's, which connects once; lost hears when its
+// connection ends.
+func (r *sdkRun) rival(lost chan<- error) mqtt.Client {
+	r.t.Helper()
+	key, err := r.hub.Register("dev1", r.module)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	resource := sdkName + "/devices/dev1"
+	if r.module != "" {
+		resource += "/modules/" + r.module
+	}
+	return mqtt.NewClient(mqtt.NewClientOptions().AddBroker("ssl://" + r.hub.MQTTAddr()).SetClientID(r.identity()).
+		SetUsername(sdkName + "/" + r.identity() + "/?api-version=2021-04-12").
+		SetPassword(sasToken(r.t, resource, key, time.Hour)).
+		SetTLSConfig(&tls.Config{RootCAs: r.hub.CAPool()}).SetProtocolVersion(4).SetCleanSession(false).
+		SetAutoReconnect(false).SetConnectRetry(false).
+		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err }))
+}
+
+// sdkVariants are every way to use the SDK.
+func sdkVariants() []sdkVariant {
+	var all []sdkVariant
+	for _, transport := range []string{"Mqtt", "MqttWs"} {
+		for _, module := range []string{"", "mod1"} {
+			all = append(all, sdkVariant{transport, module, false})
+		}
+	}
+	return all
+}
