@@ -8,9 +8,10 @@
 GO ?= go
 export CGO_ENABLED ?= 1
 
-# What the tests need beside Go: COMMAND=PACKAGE of Debian.
+# What the tests need beside Go: COMMAND=PACKAGE or FILE=PACKAGE of Debian.
 PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
-	coap-client-openssl=libcoap3-bin
+	coap-client-openssl=libcoap3-bin \
+	/usr/bin/python3=python3 /usr/lib/python3/dist-packages/paho/mqtt/client.py=python3-paho-mqtt
 
 .PHONY: test proof lint build cross bench
 

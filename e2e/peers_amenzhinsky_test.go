@@ -1,0 +1,92 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/amenzhinsky/iothub/iotdevice"
+	iotmqtt "github.com/amenzhinsky/iothub/iotdevice/transport/mqtt"
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"iothub-gateway/hubsim"
+)
+
+// community is a device on the community's SDK for Go. It differs from Microsoft's: its tokens name the
+// whole hub, its user name has no "?", its request ids are hex, and its sessions are clean.
+type community struct {
+	*iotdevice.Client
+	t   *testing.T
+	ctx context.Context
+}
+
+// startCommunity connects dev1 to hub. The SDK is as it comes; its options are told where the hub is.
+func startCommunity(t *testing.T, hub *hubsim.Hub) *community {
+	t.Helper()
+	key, err := hub.Register("dev1", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := iotmqtt.WithClientOptionsConfig(func(o *mqtt.ClientOptions) {
+		o.Servers = nil
+		o.AddBroker("tls://" + hub.MQTTAddr())
+		o.SetTLSConfig(&tls.Config{RootCAs: hub.CAPool()}).SetMaxReconnectInterval(100 * time.Millisecond)
+	})
+	client, err := iotdevice.NewFromConnectionString(iotmqtt.New(there), "HostName="+sdkName+";DeviceId=dev1;SharedAccessKey="+key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(func() {
+		cancel()
+		_ = client.Close()
+	})
+	c := &community{Client: client, t: t, ctx: ctx}
+	c.must(client.Connect(ctx))
+	return c
+}
+
+func (c *community) must(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func TestTheCommunitysGoSDKFindsAnIoTHub(t *testing.T) {
+	var log transcript
+	hub := startHubAs(t, hubsim.Config{HostName: sdkName, Log: zerolog.New(&log)})
+	c := startCommunity(t, hub)
+	c.must(c.SendEvent(c.ctx, []byte("hi"), iotdevice.WithSendMessageID("m1"), iotdevice.WithSendProperty("sp ace", "a/b=c&d+ü")))
+	c.must(c.SendEvent(c.ctx, nil, iotdevice.WithSendQoS(0)))
+	eventually(t, 10*time.Second, "both messages have arrived", func() bool { return hub.Received() == 2 })
+	m := hub.Messages(0, 1)[0]
+	if diff := cmp.Diff(map[string]string{"sp ace": "a/b=c&d+ü"}, m.Properties); diff != "" || string(m.Body) != "hi" || m.System["message-id"] != "m1" {
+		t.Errorf("stored is %+v; properties (-want +got):\n%s", m, diff)
+	}
+	c.must(c.RegisterMethod(c.ctx, "reboot", func(p map[string]any) (int, map[string]any, error) {
+		return 202, map[string]any{"called": p}, nil
+	}))
+	called := func() {
+		t.Helper()
+		got, err := hub.CallMethod(t.Context(), hubsim.MethodCall{
+			Device: "dev1", Name: "reboot", Payload: json.RawMessage(`{"delay":5}`), ConnectTimeout: 20 * time.Second,
+		})
+		if err != nil || got.Status != 202 || string(got.Payload) != `{"called":{"delay":5}}` {
+			t.Errorf("the method is answered %d %s, %v", got.Status, got.Payload, err)
+		}
+	}
+	called()
+	if !hub.Kick("dev1") {
+		t.Fatal("there was no connection to cut")
+	}
+	called() // it has connected again and subscribed again
+	if !strings.Contains(log.output(), "old short form") {
+		t.Errorf("the hub does not say that the user name has an old form:\n%s", log.output())
+	}
+}
