@@ -7,7 +7,8 @@
 //   - An entry is acknowledged to the queue only after the hub's PUBACK on the connection that sent
 //     it, and only when everything before it has been acknowledged too.
 //   - One identity's trouble never delays another's: each has its own connection, window and backoff;
-//     all they share is the pace at which connections are opened.
+//     all they share is the pace at which connections are opened and, if the operator limits it, the
+//     rate at which messages are sent, which they take turns in.
 //   - A direct method is answered on the connection it came on, or not at all.
 //
 // The MQTT client is paho's, a fresh one for each connection and stripped of everything that remembers

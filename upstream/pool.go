@@ -56,6 +56,11 @@ type Config struct {
 	// RetryMost is how far the pause between attempts to connect grows; three times as far after the
 	// hub refused the credentials.
 	RetryMost time.Duration
+	// DrainRate is how many messages a second are sent over all identities; 0: as many as the hub takes.
+	DrainRate float64
+	// LiveShare, 0 to 1, is the part of DrainRate that belongs to identities whose next message is
+	// younger than 10 s; the rest is for backlogs. What one of them does not need is the other's.
+	LiveShare float64
 	Log       zerolog.Logger
 }
 
@@ -85,6 +90,7 @@ type Pool struct {
 	cfg    Config
 	links  []*link
 	pace   *rate.Limiter
+	shaper *shaper
 	handle func(context.Context, gateway.Command) gateway.Reply
 }
 
@@ -97,7 +103,8 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 	setDefault(&cfg.DrainTimeout, DefaultDrainTimeout)
 	setDefault(&cfg.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&cfg.RetryMost, DefaultRetryMost)
-	p := &Pool{cfg: cfg, handle: handle, pace: rate.NewLimiter(rate.Limit(cfg.ConnectRate), 1)}
+	p := &Pool{cfg: cfg, handle: handle, pace: rate.NewLimiter(rate.Limit(cfg.ConnectRate), 1),
+		shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
 	for _, m := range members {
 		p.links = append(p.links, &link{
 			pool: p, member: m, events: eventsTopic(m.ID), random: rand.Float64,
@@ -119,6 +126,7 @@ func setDefault[T comparable](field *T, value T) {
 // disconnects cleanly and returns nil.
 func (p *Pool) Run(ctx context.Context) error {
 	var links sync.WaitGroup
+	links.Go(func() { p.shaper.run(ctx) })
 	for _, l := range p.links {
 		links.Go(func() { l.keep(ctx) })
 	}

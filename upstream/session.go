@@ -241,11 +241,18 @@ func (s *session) send(ctx context.Context) {
 			}
 			continue
 		}
-		if err := s.publish(&out, entries); err != nil {
-			s.lose(fmt.Errorf("publishing: %w", err))
-			return
-		}
 		after = entries[len(entries)-1].Seq
+		for len(entries) > 0 {
+			n := s.pool.shaper.take(ctx, classOf(entries[0].Telemetry.Created, time.Now()), len(entries))
+			if n == 0 {
+				return
+			}
+			if err := s.publish(&out, entries[:n]); err != nil {
+				s.lose(fmt.Errorf("publishing: %w", err))
+				return
+			}
+			entries = entries[n:]
+		}
 	}
 }
 

@@ -104,6 +104,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	})
 	s.pool = upstream.NewPool(upstream.Config{
 		Dial: hubDialer(cfg), QueueID: queue.ID(), Log: cfg.log,
+		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
 	}, members, func(ctx context.Context, c gateway.Command) gateway.Reply {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
