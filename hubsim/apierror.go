@@ -40,6 +40,7 @@ const (
 	errTooManyCalls
 	errTooLarge
 	errNoAnswer
+	errPrecondition
 	errInternal
 )
 
@@ -64,6 +65,8 @@ func apiError(code apiCode) *Error {
 		return &Error{Status: http.StatusForbidden, Code: 403800, Name: "DeviceMaximumInflightMethodExceeded", Message: "Too many method calls are open for this device."}
 	case errTooLarge:
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: 413001, Name: "MessageTooLarge"}
+	case errPrecondition:
+		return &Error{Status: http.StatusPreconditionFailed, Code: 412001, Name: "PreconditionFailed"}
 	case errNoAnswer:
 		return &Error{Status: http.StatusGatewayTimeout, Code: 504101, Name: "GatewayTimeout", Message: "Timed out waiting for the response from device.", nested: true}
 	}
@@ -109,6 +112,16 @@ func (e *Error) body(now time.Time) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(errorBody{Message: string(inner)})
+}
+
+// deviceBody is the error as a device gets it (TWIN-23).
+func (e *Error) deviceBody(now time.Time) ([]byte, error) {
+	return json.Marshal(struct {
+		ErrorCode    int    `json:"errorCode"`
+		TrackingID   string `json:"trackingId"`
+		Message      string `json:"message"`
+		TimestampUTC string `json:"timestampUtc"`
+	}{e.Code, rand.Text(), e.Message, now.UTC().Format(time.RFC3339Nano)})
 }
 
 // clock writes a duration as hh:mm:ss.

@@ -1,7 +1,6 @@
 package hubsim
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -22,8 +21,8 @@ func (s *session) publish(header byte, body []byte) error {
 		return s.telemetry(p, rest)
 	case methodAnswerTopic:
 		err = s.methodAnswer(rest, p.payload)
-	case twinGetTopic, twinPatchTopic:
-		s.warn(errors.New("twins are not simulated: the request stays without an answer"))
+	case twinTopic:
+		err = s.twinRequest(rest, p.payload)
 	default:
 		return &violation{fmt.Errorf("PUBLISH to %q: %w", p.topic, s.topics.misfit(p.topic))}
 	}

@@ -219,20 +219,16 @@ type symmetricKey struct {
 }
 
 func (h *Hub) getDevice(r *http.Request) (any, error) {
-	device, module := r.PathValue("device"), r.PathValue("module")
-	if h.registry.find(device) == nil {
-		return nil, apiError(errNoDevice).because("no device " + device)
-	}
-	id := h.registry.find(identityName(device, module))
-	if id == nil {
-		return nil, apiError(errNoModule).because("no module " + module + " of device " + device)
+	id, err := h.identityOf(r)
+	if err != nil {
+		return nil, err
 	}
 	keys := h.registry.keys(id)
 	entry := registryEntry{
-		DeviceID: device, ModuleID: module, GenerationID: id.GenerationID, ConnectionState: "Disconnected",
+		DeviceID: id.DeviceID, ModuleID: id.ModuleID, GenerationID: id.GenerationID, ConnectionState: "Disconnected",
 		Authentication: authentication{"sas", symmetricKey{keys[0], keys[1]}},
 	}
-	if module == "" {
+	if id.ModuleID == "" {
 		entry.Status = "enabled"
 	}
 	if id.connection() != nil {

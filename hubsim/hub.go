@@ -67,6 +67,9 @@ func (h *Hub) open() (err error) {
 	if h.registry, err = openRegistry(h.state, dir); err != nil {
 		return err
 	}
+	if err = h.loadTwins(); err != nil {
+		return err
+	}
 	h.store = newStore(messages, h.cfg.MaxStored, func(err error) {
 		h.log.Warn().Err(err).Msg("stored messages")
 	})

@@ -17,6 +17,8 @@ type identity struct {
 	messages atomic.Uint64 // stored, those of former runs included
 	active   atomic.Int64  // Unix nanoseconds of the last CONNECT or message, 0 never
 
+	twin twin
+
 	mu      sync.Mutex      // guards the fields below
 	live    *session        // the one connection (CON-45)
 	kept    bool            // the session outlives the connection: CleanSession 0

@@ -89,9 +89,9 @@ func (c *calls) fail() {
 // returns what the device answered. Its error is an *Error with the hub's code, such as 404103 for a
 // device that is not connected or not subscribed, or ctx's.
 func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error) {
-	id, bad := h.callee(c)
-	if bad != nil {
-		return MethodResult{}, bad
+	id, err := h.callee(c)
+	if err != nil {
+		return MethodResult{}, err
 	}
 	s, err := waitSubscribed(ctx, id, c.ConnectTimeout)
 	if err != nil {
@@ -106,7 +106,7 @@ func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error
 	request := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	request.TopicName = methodRequest + c.Name + "/?$rid=" + rid // nothing follows the rid (METH-5)
 	request.Payload = c.Payload
-	s.out.send(encode(request)) // QoS 0 (METH-4, Q11)
+	s.out.offer(encode(request)) // QoS 0 (METH-4, Q11): a client that does not read does not answer
 	limit := c.ResponseTimeout
 	if limit <= 0 {
 		limit = methodTimeout
@@ -127,7 +127,7 @@ func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error
 }
 
 // callee checks a call and finds whom it is for.
-func (h *Hub) callee(c MethodCall) (*identity, *Error) {
+func (h *Hub) callee(c MethodCall) (*identity, error) {
 	if c.Name == "" || strings.ContainsFunc(c.Name, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`$()<>@,;:\"/[]?={}`, r)
 	}) {
@@ -139,14 +139,7 @@ func (h *Hub) callee(c MethodCall) (*identity, *Error) {
 	if len(c.Payload) > 0 && !json.Valid(c.Payload) {
 		return nil, apiError(errArgument).because("the payload is not JSON")
 	}
-	if h.registry.find(c.Device) == nil {
-		return nil, apiError(errNoDevice).because("no device " + c.Device)
-	}
-	id := h.registry.find(identityName(c.Device, c.Module))
-	if id == nil {
-		return nil, apiError(errNoModule).because("no module " + c.Module + " of device " + c.Device)
-	}
-	return id, nil
+	return h.lookUp(c.Device, c.Module)
 }
 
 // waitSubscribed waits until the identity is connected and subscribed to methods (METH-11, METH-14).

@@ -11,6 +11,8 @@ import (
 const (
 	// writeLimit is how long a client may refuse to read before its connection ends.
 	writeLimit = 30 * time.Second
+	// maxOffered is how many bytes may wait before offer refuses.
+	maxOffered = 1 << 20
 	// maxUnwritten is how many bytes may wait for a client before the hub stops reading from it.
 	maxUnwritten = 64 << 10
 )
@@ -97,6 +99,18 @@ func (o *outbox) send(packet []byte) {
 	o.buf = append(o.buf, packet...)
 	o.mu.Unlock()
 	notify(o.wake)
+}
+
+// offer queues a whole packet that may be lost, unless too much waits for the client already.
+func (o *outbox) offer(packet []byte) bool {
+	o.mu.Lock()
+	fits := len(o.buf) < maxOffered
+	if fits {
+		o.buf = append(o.buf, packet...)
+	}
+	o.mu.Unlock()
+	notify(o.wake)
+	return fits
 }
 
 // run writes until stop closes; then it writes what is ready and returns. Its error is the connection's.

@@ -86,6 +86,11 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	}
 	azure("POST /twins/{device}/methods", serviceConnect, h.postMethod)
 	azure("POST /twins/{device}/modules/{module}/methods", serviceConnect, h.postMethod)
+	for _, path := range []string{"/twins/{device}", "/twins/{device}/modules/{module}"} {
+		azure("GET "+path, serviceConnect, h.getTwin)
+		azure("PATCH "+path, serviceConnect, h.changeTwin)
+		azure("PUT "+path, serviceConnect, h.changeTwin)
+	}
 	azure("GET /devices/{device}", registryRead, h.getDevice)
 	azure("GET /devices/{device}/modules/{module}", registryRead, h.getDevice)
 	own("GET /hubsim/messages", serviceConnect, h.getMessages)
@@ -185,13 +190,19 @@ func (h *Hub) authorize(r *http.Request, want right) error {
 	return nil
 }
 
-// readJSON decodes a request's body; an empty one changes nothing.
-func readJSON(r *http.Request, into any) error {
+// readBody reads a request's body within the limit that answer sets.
+func readBody(r *http.Request) ([]byte, error) {
 	text, err := io.ReadAll(r.Body)
 	var tooLong *http.MaxBytesError
 	if errors.As(err, &tooLong) {
-		return apiError(errTooLarge).because(fmt.Sprintf("a body of more than %d bytes", tooLong.Limit))
+		return nil, apiError(errTooLarge).because(fmt.Sprintf("a body of more than %d bytes", tooLong.Limit))
 	}
+	return text, err
+}
+
+// readJSON decodes a request's body; an empty one changes nothing.
+func readJSON(r *http.Request, into any) error {
+	text, err := readBody(r)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ type rest struct {
 	hub    *testHub
 	client *http.Client
 	token  string
+	match  string // If-Match, left out if empty
 }
 
 func (h *testHub) rest(t *testing.T) *rest {
@@ -39,6 +40,9 @@ func (r *rest) do(method, path, body string) (status int, code, answer string) {
 	}
 	if r.token != "" {
 		request.Header.Set("Authorization", r.token)
+	}
+	if r.match != "" {
+		request.Header.Set("If-Match", r.match)
 	}
 	response, err := r.client.Do(request)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -15,6 +16,8 @@ const (
 	firstPacketLimit = 30 * time.Second
 	// linger is how long the hub still deals with a client that it hangs up on.
 	linger = 250 * time.Millisecond
+	// maxWarnings bounds what the log says about one session.
+	maxWarnings = 100
 	// idleCap bounds one and a half keep-alives (CON-42).
 	idleCap = 1767 * time.Second
 )
@@ -54,6 +57,8 @@ type session struct {
 	out    *outbox
 	waiter waiter
 	calls  calls
+
+	twinMessages atomic.Uint32 // at QoS 1
 
 	once    sync.Once
 	reason  error         // why it is closing; readable once closing is closed
@@ -240,7 +245,7 @@ func (s *session) logEnd(err error) {
 
 // warn logs a thing that the hub tolerates, once for each session.
 func (s *session) warn(err error) {
-	if !s.warned[err.Error()] {
+	if !s.warned[err.Error()] && len(s.warned) < maxWarnings {
 		s.warned[err.Error()] = true
 		s.hub.complain(s.id.name(), err)
 	}

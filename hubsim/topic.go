@@ -12,16 +12,12 @@ type topicKind uint8
 const (
 	notATopic topicKind = iota
 	telemetryTopic
-	twinGetTopic
-	twinPatchTopic
+	twinTopic
 	methodAnswerTopic
 )
 
 const (
-	twinGet      = "$iothub/twin/GET/"
-	twinPatch    = "$iothub/twin/PATCH/properties/reported/"
-	methodAnswer = "$iothub/methods/res/"
-
+	methodAnswer  = "$iothub/methods/res/"
 	methodFilter  = "$iothub/methods/POST/#"
 	methodRequest = "$iothub/methods/POST/"
 )
@@ -39,7 +35,7 @@ type topics struct {
 func topicsOf(device, module string) topics {
 	t := topics{id: identityName(device, module)}
 	t.filters = []string{
-		"$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", methodFilter, "$iothub/credentials/res/#",
+		twinFilter, desiredFilter, methodFilter, "$iothub/credentials/res/#",
 	}
 	root := "devices/" + device
 	if module != "" {
@@ -68,11 +64,8 @@ func (t *topics) classify(topic []byte) (kind topicKind, rest []byte) {
 	if rest, ok := bytes.CutPrefix(topic, []byte(methodAnswer)); ok {
 		return methodAnswerTopic, rest
 	}
-	if rest, ok := bytes.CutPrefix(topic, []byte(twinGet)); ok {
-		return twinGetTopic, rest
-	}
-	if rest, ok := bytes.CutPrefix(topic, []byte(twinPatch)); ok {
-		return twinPatchTopic, rest
+	if rest, ok := bytes.CutPrefix(topic, []byte(twinPrefix)); ok {
+		return twinTopic, rest
 	}
 	return notATopic, nil
 }

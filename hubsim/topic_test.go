@@ -27,8 +27,8 @@ func TestTopicsAreTakenForWhatTheyAre(t *testing.T) {
 		{device, "", notATopic, ""},
 		{module, "devices/dev1/modules/mod1/messages/events/%24.on=o/", telemetryTopic, "%24.on=o/"},
 		{module, "devices/dev1/messages/events/", notATopic, ""},
-		{device, "$iothub/twin/GET/?$rid=1", twinGetTopic, "?$rid=1"},
-		{device, "$iothub/twin/PATCH/properties/reported/?$rid=2", twinPatchTopic, "?$rid=2"},
+		{device, "$iothub/twin/GET/?$rid=1", twinTopic, "GET/?$rid=1"},
+		{device, "$iothub/twin/PATCH/properties/reported/?$rid=2", twinTopic, "PATCH/properties/reported/?$rid=2"},
 		{device, "$iothub/methods/res/200/?$rid=1f", methodAnswerTopic, "200/?$rid=1f"},
 		{device, "$IOTHUB/methods/res/200/?$rid=1f", notATopic, ""},
 	} {

@@ -38,6 +38,10 @@ func TestTheLogSaysWhatTheClientDidWrong(t *testing.T) {
 		{"filter at QoS 3", append([]byte{0x82, 26, 0, 1, 0, 21}, methodFilter+"\x03"...), "a SUBSCRIBE at QoS 3"},
 		{"a method answer without status", publishPacket("$iothub/methods/res/ok/?$rid=1", 0, 0, ""), "is not an integer"},
 		{"a method answer without rid", publishPacket("$iothub/methods/res/200/?x=1", 0, 0, ""), "no /?$rid="},
+		{"a twin request without rid", publishPacket("$iothub/twin/GET/", 0, 0, ""), "the topic has no ?$rid="},
+		{"a twin request with an empty rid", publishPacket("$iothub/twin/GET/?$rid=", 0, 0, ""), "the topic has no ?$rid="},
+		{"a wildcard in a request id", publishPacket("$iothub/twin/GET/?$rid=a+b", 0, 0, ""), "a character that a topic"},
+		{"a control character in a request id", publishPacket("$iothub/twin/GET/?$rid=a\x01", 0, 0, ""), "a character that a topic"},
 		{"a large method answer", publishPacket("$iothub/methods/res/200/?$rid=1", 0, 0, strings.Repeat("x", maxMethodPayload+1)), "a method answer of 131073 bytes"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -94,7 +98,7 @@ func TestWhatTheHubToleratesIsLoggedOnce(t *testing.T) {
 			c.send(publishPacket("$iothub/twin/GET/?$rid=1", 1, uint16(i+1), " "))
 			readAck(t, c.conn)
 		}
-		for _, want := range []string{"a property name appears twice", "not printable ASCII", "twins are not simulated"} {
+		for _, want := range []string{"a property name appears twice", "not printable ASCII", "before SUBSCRIBE to $iothub/twin/res/#"} {
 			if strings.Count(h.log.String(), want) != 1 {
 				t.Errorf("the log has %q %d times", want, strings.Count(h.log.String(), want))
 			}

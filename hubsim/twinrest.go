@@ -1,0 +1,168 @@
+package hubsim
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// twinJSON is a twin as the service side sees it (SVC-17).
+type twinJSON struct {
+	DeviceID                  string          `json:"deviceId"`
+	ModuleID                  string          `json:"moduleId,omitempty"`
+	ETag                      string          `json:"etag"`
+	Status                    string          `json:"status"`
+	ConnectionState           string          `json:"connectionState"`
+	LastActivityTime          time.Time       `json:"lastActivityTime"`
+	CloudToDeviceMessageCount int             `json:"cloudToDeviceMessageCount"`
+	AuthenticationType        string          `json:"authenticationType"`
+	Version                   uint64          `json:"version"`
+	Tags                      json.RawMessage `json:"tags,omitempty"`
+	Properties                twinProperties  `json:"properties"`
+}
+
+type twinProperties struct {
+	Desired  json.RawMessage `json:"desired"`
+	Reported json.RawMessage `json:"reported"`
+}
+
+func (h *Hub) getTwin(r *http.Request) (any, error) {
+	id, err := h.identityOf(r)
+	if err != nil {
+		return nil, err
+	}
+	t := id.openTwin()
+	defer t.mu.Unlock()
+	return h.showTwin(id, t)
+}
+
+// changeTwin is PATCH, which merges, and PUT, which replaces (SVC-16). The reported properties and the
+// hub's own fields of a whole twin in the body change nothing.
+func (h *Hub) changeTwin(r *http.Request) (any, error) {
+	id, err := h.identityOf(r)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	e, err := parseEdit(text, r.Method == http.MethodPut)
+	if err != nil {
+		return nil, twinError(err)
+	}
+	answer, stored, err := h.editTwin(id, e, r.Header.Get("If-Match"))
+	if err != nil {
+		return nil, err
+	}
+	return answer, stored.wait()
+}
+
+// parseEdit takes tags and desired properties out of a body; PUT empties what it leaves out.
+func parseEdit(text []byte, replace bool) (edit, error) {
+	body, err := parseObject(text)
+	if err != nil {
+		return edit{}, err
+	}
+	e := edit{replace: replace}
+	if e.tags, err = sectionOf(body, "tags", replace); err != nil {
+		return e, err
+	}
+	properties, err := sectionOf(body, "properties", replace)
+	if err != nil {
+		return e, err
+	}
+	if e.desired, err = sectionOf(properties, "desired", replace); err != nil {
+		return e, err
+	}
+	// Clients send back what they were given.
+	delete(e.desired, "$version")
+	delete(e.desired, "$metadata")
+	if err := checkPatch(e.tags, "tags", 0); err != nil {
+		return e, err
+	}
+	return e, checkPatch(e.desired, "desired", 0)
+}
+
+// sectionOf is a member of o that must be an object; if there is none it is nil, or empty if need be.
+func sectionOf(o object, name string, need bool) (object, error) {
+	value := o[name]
+	if value == nil {
+		if need {
+			return object{}, nil
+		}
+		return nil, nil
+	}
+	section, ok := value.(object)
+	if !ok {
+		return nil, wrong("SVC-16", "%s is not a JSON object", name)
+	}
+	return section, nil
+}
+
+// editTwin changes a twin, tells the device, and shows the result.
+func (h *Hub) editTwin(id *identity, e edit, ifMatch string) (answer twinJSON, stored *saved, err error) {
+	t := id.openTwin()
+	defer t.mu.Unlock()
+	if want := strings.Trim(ifMatch, `"`); want != "" && want != "*" && want != t.etag() {
+		return answer, nil, apiError(errPrecondition).because("the twin's etag is " + t.etag())
+	}
+	if err := t.apply(e, time.Now()); err != nil {
+		return answer, nil, twinError(err)
+	}
+	stored = h.state.put(twinKind, id.name(), t.twinState)
+	if e.desired != nil {
+		told := e.desired
+		if e.replace { // the new section as a whole (TWIN-13)
+			told = t.Desired.values()
+		}
+		if err := h.notifyDesired(id, told, t.Desired.Version); err != nil {
+			return answer, nil, err
+		}
+	}
+	answer, err = h.showTwin(id, t)
+	return answer, stored, err
+}
+
+// showTwin is the twin in full; the caller holds its mu.
+func (h *Hub) showTwin(id *identity, t *twin) (twinJSON, error) {
+	shown := twinJSON{
+		DeviceID: id.DeviceID, ModuleID: id.ModuleID, ETag: t.etag(), Version: t.Changes,
+		Status: "enabled", ConnectionState: "Disconnected", AuthenticationType: "sas",
+	}
+	if id.connection() != nil {
+		shown.ConnectionState = "Connected"
+	}
+	if at := id.active.Load(); at != 0 {
+		shown.LastActivityTime = time.Unix(0, at).UTC()
+	}
+	var err error
+	if len(t.Tags) > 0 {
+		if shown.Tags, err = appendObject(nil, t.Tags, 0); err != nil {
+			return shown, err
+		}
+	}
+	if shown.Properties.Desired, err = t.Desired.withMetadata(); err != nil {
+		return shown, err
+	}
+	shown.Properties.Reported, err = t.Reported.withMetadata()
+	return shown, err
+}
+
+// identityOf is the device or module that a path names.
+func (h *Hub) identityOf(r *http.Request) (*identity, error) {
+	return h.lookUp(r.PathValue("device"), r.PathValue("module"))
+}
+
+// lookUp is a registered device, or with a module id a module of it.
+func (h *Hub) lookUp(device, module string) (*identity, error) {
+	if h.registry.find(device) == nil {
+		return nil, apiError(errNoDevice).because("no device " + device)
+	}
+	id := h.registry.find(identityName(device, module))
+	if id == nil {
+		return nil, apiError(errNoModule).because("no module " + module + " of device " + device)
+	}
+	return id, nil
+}
