@@ -74,7 +74,7 @@ func age(ctx context.Context) (p50, p99 time.Duration, err error) {
 		return 0, 0, errors.Join(err, stopHub())
 	}
 	defer os.RemoveAll(dir)
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(dir, "queue")})
 	if err != nil {
 		return 0, 0, errors.Join(err, stopHub())
 	}
@@ -87,7 +87,7 @@ func age(ctx context.Context) (p50, p99 time.Duration, err error) {
 	adapter := modbus.New(plant.Links[0], nil, zerolog.Nop())
 	up := bridge.NewUp(plant.Points, []gateway.Identity{{ID: accounts[0].id}}, queue.Put)
 	lane := &watchedLane{Lane: queue.Lane(accounts[0].id), created: map[uint64]time.Time{}}
-	pool := upstream.NewPool(upstream.Config{Dial: dialer(hub), QueueID: queue.ID()},
+	pool := upstream.NewPool(upstream.Config{Dial: dialer(hub)},
 		[]upstream.Member{{ID: accounts[0].id, Credential: accounts[0].credential, Lane: lane}}, noMethods)
 	var stops []func() error
 	for _, run := range []func(context.Context) error{queue.Run, pool.Run, devices.Run, func(ctx context.Context) error { return adapter.Run(ctx, up.Accept) }} {

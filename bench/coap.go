@@ -119,7 +119,7 @@ func durablePosts(ctx context.Context, peers int) (result float64, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(dir, "queue")})
 	if err != nil {
 		return 0, err
 	}

@@ -102,7 +102,7 @@ func holdProduct(ctx context.Context, hub dial.Config, accounts []account) (rele
 	if err != nil {
 		return nil, err
 	}
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(dir, "queue")})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -28,7 +28,7 @@ func putLatency(ctx context.Context, n int) (p50, p99 time.Duration, err error) 
 		return 0, 0, err
 	}
 	defer os.RemoveAll(dir)
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(dir, "queue")})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -81,7 +81,7 @@ func newGatewayRig(hub *hubsim.Hub, accounts []account) (*gatewayRig, error) {
 	if err != nil {
 		return nil, err
 	}
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(dir, "queue.db")})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(dir, "queue")})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -101,7 +101,7 @@ func startRig(dir string, queue *buffer.Queue, accounts []account, o rigOptions)
 	for _, a := range accounts {
 		members = append(members, upstream.Member{ID: a.id, Credential: a.credential, Lane: queue.Lane(a.id)})
 	}
-	r.pool = upstream.NewPool(upstream.Config{Dial: o.open, QueueID: queue.ID(), ConnectRate: o.rate, Log: zerolog.Nop()}, members, noMethods)
+	r.pool = upstream.NewPool(upstream.Config{Dial: o.open, ConnectRate: o.rate, Log: zerolog.Nop()}, members, noMethods)
 	r.stopPool = background(r.pool.Run)
 	return r
 }

@@ -48,6 +48,7 @@ func (b *batch) finish(err error) {
 type committer struct {
 	global  uint64 // global sequence of the newest entry
 	numbers uint32 // highest identity number
+	epoch   uint32 // how often the queue was opened
 	lastTx  int    // id of the last transaction that is known to be on disk
 	tried   int    // id of the last transaction that was tried
 
@@ -244,7 +245,7 @@ func (q *Queue) plan(b *batch, acked []*Lane) *work {
 			c.numbers++
 			p.lane.number = c.numbers
 		}
-		seal(p.record, p.lane.key(c.global+1+uint64(i)), p.lane.next)
+		seal(p.record, p.lane.key(c.global+1+uint64(i)), p.lane.next, c.epoch)
 		p.lane.next++
 	}
 	c.globals = c.globals[:0]
@@ -299,12 +300,11 @@ func (q *Queue) write(tx *bbolt.Tx, w *work) error {
 }
 
 func (q *Queue) writePuts(tx *bbolt.Tx, puts []pending) error {
-	log, identities := tx.Bucket([]byte(bucketLog)), tx.Bucket([]byte(bucketIdentities))
+	log := tx.Bucket([]byte(bucketLog))
 	log.FillPercent = fillPercent
 	for i, p := range puts {
 		if !p.lane.named {
-			number := binary.BigEndian.AppendUint32(nil, p.lane.number)
-			if err := identities.Put(number, []byte(p.lane.id)); err != nil {
+			if err := putValue(tx, bucketIdentities, numberKey(p.lane.number), []byte(p.lane.id)); err != nil {
 				return err
 			}
 		}
@@ -317,7 +317,7 @@ func (q *Queue) writePuts(tx *bbolt.Tx, puts []pending) error {
 }
 
 func (q *Queue) writeRemoval(tx *bbolt.Tx, r *removal) error {
-	log, marks := tx.Bucket([]byte(bucketLog)), tx.Bucket([]byte(bucketMarks))
+	log := tx.Bucket([]byte(bucketLog))
 	log.FillPercent = fillPercent
 	c := log.Cursor()
 	r.bytes = 0
@@ -333,8 +333,9 @@ func (q *Queue) writeRemoval(tx *bbolt.Tx, r *removal) error {
 		}
 	}
 	r.oldest = q.oldestAfter(tx, r)
-	number := binary.BigEndian.AppendUint32(nil, r.lane.number)
-	return marks.Put(number, binary.BigEndian.AppendUint64(nil, r.mark))
+	mark := binary.BigEndian.AppendUint64(nil, r.mark)
+	mark = binary.BigEndian.AppendUint64(mark, r.globals[len(r.globals)-1])
+	return putValue(tx, bucketMarks, numberKey(r.lane.number), mark)
 }
 
 // oldestAfter is the creation time of the entry that is the lane's oldest once r is done.

@@ -112,7 +112,7 @@ func runAndKill(t *testing.T, path string, lines int) ledger {
 // crashChild puts, reads and acknowledges until it is killed. The lines are written before and after
 // the fact so that a kill in between is on the safe side.
 func crashChild(path string) error {
-	q, err := buffer.Open(buffer.Config{Path: path})
+	q, err := buffer.Open(buffer.Config{Dir: path})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -20,7 +19,7 @@ import (
 
 // formatVersion is the version of the file's layout. A program refuses a file that is newer than
 // itself; one that changes the layout raises the version and reads the older ones.
-const formatVersion = 1
+const formatVersion = 2
 
 // lockTimeout is how long another process's lock on the file is waited for.
 const lockTimeout = time.Second
@@ -33,9 +32,14 @@ const (
 	bucketMeta       = "meta"
 	bucketIdentities = "identities"
 	bucketMarks      = "marks"
+	bucketNext       = "next"
+	bucketCuts       = "cuts"
+	bucketClock      = "clock"
 	bucketLog        = "log"
 	keyFormat        = "format"
 	keyID            = "id"
+	keyFirst         = "first"
+	keyEpoch         = "epoch"
 	keySettled       = "settled"
 )
 
@@ -73,20 +77,13 @@ func openFile(path string) (*file, error) {
 }
 
 // birth makes the queue file so that there is never a half-made one under its name: whatever a
-// power cut leaves, path is absent or complete. The lock on the directory keeps a second process
-// from replacing the file that the first one has just begun to use.
+// power cut leaves, path is absent or complete.
 func birth(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("the directory of the queue file: %w", err)
 	}
-	defer func() { _ = dir.Close() }() // gives the lock back; it was only read
-	if err := lockDir(dir); err != nil {
-		return err
-	}
-	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
-		return nil // made while we waited for the lock
-	}
+	defer func() { _ = dir.Close() }() // it was only read
 	tmp := path + ".tmp"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -100,16 +97,9 @@ func birth(path string) error {
 	return dir.Sync()
 }
 
-func lockDir(dir *os.File) error {
-	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(10 * time.Millisecond) {
-		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return ErrInUse
-		}
-	}
+// buckets are the buckets of a generation.
+func buckets() []string {
+	return []string{bucketMeta, bucketIdentities, bucketMarks, bucketNext, bucketCuts, bucketClock, bucketLog}
 }
 
 // create writes an empty queue and has it on disk when it returns.
@@ -121,18 +111,19 @@ func create(path string) error {
 		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketIdentities, bucketMarks, bucketLog} {
+		for _, name := range buckets() {
 			if _, err := tx.CreateBucket([]byte(name)); err != nil {
 				return err
 			}
 		}
-		meta := tx.Bucket([]byte(bucketMeta))
-		id := make([]byte, 8)
+		id := make([]byte, idLen)
 		_, _ = rand.Read(id) // never fails
-		if err := meta.Put([]byte(keyID), []byte(hex.EncodeToString(id))); err != nil {
-			return err
-		}
-		return meta.Put([]byte(keyFormat), binary.BigEndian.AppendUint32(nil, formatVersion))
+		return errors.Join(
+			putValue(tx, bucketMeta, []byte(keyID), []byte(hex.EncodeToString(id))),
+			putValue(tx, bucketMeta, []byte(keyFirst), binary.BigEndian.AppendUint64(nil, 1)),
+			putValue(tx, bucketMeta, []byte(keyEpoch), binary.BigEndian.AppendUint32(nil, 0)),
+			putValue(tx, bucketMeta, []byte(keyFormat), binary.BigEndian.AppendUint32(nil, formatVersion)),
+		)
 	})
 	return errors.Join(err, db.Sync(), db.Close())
 }
@@ -155,7 +146,7 @@ func (f *file) connect() (*bbolt.DB, error) {
 	db, err := bbolt.Open(f.path, 0o600, boltOptions())
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("%w; stop that process or give this one a file of its own", ErrInUse)
+		return nil, fmt.Errorf("%w; stop that process or give this one a directory of its own", ErrInUse)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
 		return nil, fmt.Errorf("%w: it is not a queue file, or its first pages are damaged (%w); move it away to start with an empty queue", ErrFormat, err)
 	case err != nil:
@@ -178,15 +169,15 @@ func (f *file) publish(db *bbolt.DB) {
 // checkFormat refuses what this program cannot read. It runs before anything is written.
 func checkFormat(tx *bbolt.Tx) error {
 	meta := tx.Bucket([]byte(bucketMeta))
-	if meta == nil || len(meta.Get([]byte(keyFormat))) != 4 {
-		return fmt.Errorf("%w: it is another program's file; name a file of its own for the queue", ErrFormat)
+	if meta == nil || len(meta.Get([]byte(keyFormat))) < 4 {
+		return fmt.Errorf("%w: it is another program's file; name a directory of its own for the queue", ErrFormat)
 	}
-	version := binary.BigEndian.Uint32(meta.Get([]byte(keyFormat)))
+	version := binary.BigEndian.Uint32(meta.Get([]byte(keyFormat))) // stands there in every format
 	if version != formatVersion {
 		return fmt.Errorf("%w: its format is %d and this program reads %d; use the version of the program that wrote it, or move the file away",
 			ErrFormat, version, formatVersion)
 	}
-	for _, name := range []string{bucketIdentities, bucketMarks, bucketLog} {
+	for _, name := range buckets() {
 		if tx.Bucket([]byte(name)) == nil {
 			return fmt.Errorf("%w: bucket %s is missing", ErrDamaged, name)
 		}

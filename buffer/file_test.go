@@ -22,7 +22,7 @@ func TestASecondOpenerIsRefusedQuicklyAndTheFirstGoesOn(t *testing.T) {
 	path := queuePath(t)
 	q, _ := start(t, path)
 	began := time.Now()
-	_, err := buffer.Open(buffer.Config{Path: path})
+	_, err := buffer.Open(buffer.Config{Dir: path})
 	if !errors.Is(err, buffer.ErrInUse) || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v", err)
 	}
@@ -40,7 +40,7 @@ func TestOnlyOneOfManyMakesTheFile(t *testing.T) {
 	var all sync.WaitGroup
 	for range cap(queues) {
 		all.Go(func() {
-			q, err := buffer.Open(buffer.Config{Path: path})
+			q, err := buffer.Open(buffer.Config{Dir: path})
 			if err != nil && !errors.Is(err, buffer.ErrInUse) {
 				t.Error(err)
 			}
@@ -69,15 +69,15 @@ func TestAFileOfANewerProgramIsRefusedAndLeftUntouched(t *testing.T) {
 	_, stop := start(t, path)
 	stop()
 	edit(t, path, func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte("meta")).Put([]byte("format"), binary.BigEndian.AppendUint32(nil, 2))
+		return tx.Bucket([]byte("meta")).Put([]byte("format"), binary.BigEndian.AppendUint32(nil, 3))
 	})
-	refused(t, path, "its format is 2 and this program reads 1")
+	refused(t, path, "its format is 3 and this program reads 2")
 }
 
 func TestWhatIsNotAQueueIsRefusedAndLeftUntouched(t *testing.T) {
 	t.Run("another program's bbolt file", func(t *testing.T) {
-		path := queuePath(t)
-		db, err := bbolt.Open(path, 0o600, nil)
+		path := emptyQueue(t)
+		db, err := bbolt.Open(generation(path, 1), 0o600, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,42 +87,57 @@ func TestWhatIsNotAQueueIsRefusedAndLeftUntouched(t *testing.T) {
 		refused(t, path, "another program's file")
 	})
 	t.Run("zeroes", func(t *testing.T) {
-		path := queuePath(t)
-		if err := os.WriteFile(path, make([]byte, 16<<10), 0o600); err != nil {
+		path := emptyQueue(t)
+		if err := os.WriteFile(generation(path, 1), make([]byte, 16<<10), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		refused(t, path, "not a queue file")
 	})
 	t.Run("a text", func(t *testing.T) {
-		path := queuePath(t)
-		if err := os.WriteFile(path, bytes.Repeat([]byte("devices:\n"), 5000), 0o600); err != nil {
+		path := emptyQueue(t)
+		if err := os.WriteFile(generation(path, 1), bytes.Repeat([]byte("devices:\n"), 5000), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		refused(t, path, "not a queue file")
 	})
 	t.Run("a directory", func(t *testing.T) {
-		if _, err := buffer.Open(buffer.Config{Path: t.TempDir()}); !errors.Is(err, buffer.ErrFormat) {
+		path := emptyQueue(t)
+		if err := os.Mkdir(generation(path, 1), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := buffer.Open(buffer.Config{Dir: path}); !errors.Is(err, buffer.ErrFormat) {
 			t.Errorf("got %v", err)
 		}
 	})
 }
 
+// emptyQueue is a queue's directory without files.
+func emptyQueue(t *testing.T) string {
+	t.Helper()
+	path := queuePath(t)
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func refused(t *testing.T, path, reason string) {
 	t.Helper()
-	before, err := os.ReadFile(path)
+	file := generation(path, 1)
+	before, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = buffer.Open(buffer.Config{Path: path})
+	_, err = buffer.Open(buffer.Config{Dir: path})
 	if !errors.Is(err, buffer.ErrFormat) || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v", err)
 	}
-	after, err := os.ReadFile(path)
+	after, err := os.ReadFile(file)
 	if err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the file was changed (%v)", err)
 	}
 	// The refusal gave the lock back.
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
 	if err == nil {
 		err = db.Close()
 	}
@@ -133,16 +148,16 @@ func refused(t *testing.T, path, reason string) {
 
 func TestAMissingDirectoryIsNotMade(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "queue.db")
-	_, err := buffer.Open(buffer.Config{Path: path})
-	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "the directory of the queue file") {
+	_, err := buffer.Open(buffer.Config{Dir: path})
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "the directory of the queue") {
 		t.Errorf("got %v", err)
 	}
 }
 
 // What a power cut during the first start can leave: nothing, an empty file, half a temporary one.
 func TestAFileThatWasNeverBornIsMadeAgain(t *testing.T) {
-	path := queuePath(t)
-	for name, content := range map[string][]byte{path + ".tmp": make([]byte, 5000), path: nil} {
+	path := emptyQueue(t)
+	for name, content := range map[string][]byte{generation(path, 1) + ".tmp": make([]byte, 5000), generation(path, 1): nil} {
 		if err := os.WriteFile(name, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +167,7 @@ func TestAFileThatWasNeverBornIsMadeAgain(t *testing.T) {
 	stop()
 	q, _ = start(t, path)
 	expect(t, q, "a", 1, 1)
-	if _, err := os.Stat(path + ".tmp"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(generation(path, 1) + ".tmp"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the temporary file is still there: %v", err)
 	}
 }
@@ -281,7 +296,7 @@ func TestAFileWithImpossibleContentIsRefused(t *testing.T) {
 			put(t, q, message("a", 1))
 			stop()
 			edit(t, path, change)
-			if _, err := buffer.Open(buffer.Config{Path: path}); !errors.Is(err, buffer.ErrDamaged) || !strings.Contains(err.Error(), path) {
+			if _, err := buffer.Open(buffer.Config{Dir: path}); !errors.Is(err, buffer.ErrDamaged) || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -303,17 +318,17 @@ func TestTheLayoutIsTheDocumentedOne(t *testing.T) {
 			t.Errorf("the log: %x", got)
 		}
 		record := tx.Bucket([]byte("log")).Get(want[1])
-		if !bytes.HasPrefix(record, []byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 2}) || !bytes.HasSuffix(record[:len(record)-4], []byte("\x00"+`{"n":2}`)) {
+		if !bytes.HasPrefix(record, []byte{2, 1, 0, 0, 0, 0, 0, 0, 0, 2}) || !bytes.HasSuffix(record[:len(record)-4], []byte("\x00"+`{"n":2}`)) {
 			t.Errorf("a record: %x", record)
 		}
-		if got := tx.Bucket([]byte("marks")).Get([]byte{0, 0, 0, 1}); !bytes.Equal(got, []byte{0, 0, 0, 0, 0, 0, 0, 1}) {
+		if got := tx.Bucket([]byte("marks")).Get([]byte{0, 0, 0, 1}); !bytes.HasPrefix(got, []byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1}) || len(got) != 20 {
 			t.Errorf("the mark: %x", got)
 		}
-		if got := tx.Bucket([]byte("identities")).Get([]byte{0, 0, 0, 2}); string(got) != "b" {
+		if got := tx.Bucket([]byte("identities")).Get([]byte{0, 0, 0, 2}); string(got[:1]) != "b" || len(got) != 5 {
 			t.Errorf("the identity: %q", got)
 		}
 		meta := tx.Bucket([]byte("meta"))
-		if got := meta.Get([]byte("format")); !bytes.Equal(got, []byte{0, 0, 0, 1}) || string(meta.Get([]byte("id"))) != q.ID() {
+		if got := meta.Get([]byte("format")); !bytes.HasPrefix(got, []byte{0, 0, 0, 2}) || string(meta.Get([]byte("id"))[:16]) != q.ID() {
 			t.Errorf("format %x id %s", got, meta.Get([]byte("id")))
 		}
 		return nil

@@ -19,7 +19,7 @@ import (
 // lastTx is the id of the newest transaction of a closed file.
 func lastTx(t *testing.T, path string) (id int) {
 	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
+	db, err := bbolt.Open(generation(path, 1), 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,10 +40,11 @@ func TestAFileThatAnotherProgramChangedEndsRun(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			changedByAnother(t, func(path string) {
 				want := lastTx(t, path)
-				if err := os.Remove(path); err != nil {
+				other := queuePath(t)
+				if err := openQueue(t, other).Close(); err != nil {
 					t.Fatal(err)
 				}
-				if err := openQueue(t, path).Close(); err != nil {
+				if err := os.Rename(generation(other, 1), generation(path, 1)); err != nil {
 					t.Fatal(err)
 				}
 				for lastTx(t, path) < want { // as many transactions: only the id differs
@@ -74,8 +75,9 @@ func changedByAnother(t *testing.T, change func(path string)) {
 	q.OnCommit(disk.commit)
 	ended := make(chan error, 1)
 	go func() { ended <- q.Run(t.Context()) }()
-	away := path + ".away"
-	disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Rename(path, away)) })
+	file := generation(path, 1)
+	away := file + ".away"
+	disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Rename(file, away)) })
 	if err := q.Put(t.Context(), message("a", 2)); err == nil {
 		t.Fatal("stored in a file that is not there")
 	}
@@ -93,7 +95,7 @@ func changedByAnother(t *testing.T, change func(path string)) {
 		})
 	}
 	synctest.Wait()
-	if err := os.Rename(away, path); err != nil {
+	if err := os.Rename(away, file); err != nil {
 		t.Fatal(err)
 	}
 	change(path)

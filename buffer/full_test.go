@@ -28,7 +28,7 @@ func TestAFullDiskIsAnErrorAndNotTheEnd(t *testing.T) {
 
 // fullDiskChild fills a queue up to a limit of the file size, drains a part and goes on.
 func fullDiskChild(path string) error {
-	q, err := buffer.Open(buffer.Config{Path: path})
+	q, err := buffer.Open(buffer.Config{Dir: path})
 	if err != nil {
 		return err
 	}

@@ -37,14 +37,20 @@ func child(role, path string) error {
 	return fmt.Errorf("unknown role %q", role)
 }
 
+// queuePath is where a test's queue is.
 func queuePath(t testing.TB) string {
 	t.Helper()
-	return filepath.Join(t.TempDir(), "queue.db")
+	return filepath.Join(t.TempDir(), "queue")
+}
+
+// generation is the path of a queue's n-th file.
+func generation(path string, n int) string {
+	return filepath.Join(path, fmt.Sprintf("%08d.db", n))
 }
 
 func openQueue(t testing.TB, path string) *buffer.Queue {
 	t.Helper()
-	q, err := buffer.Open(buffer.Config{Path: path})
+	q, err := buffer.Open(buffer.Config{Dir: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,10 +158,10 @@ func expect(t testing.TB, q *buffer.Queue, id gateway.IdentityID, from, to int) 
 	}
 }
 
-// edit changes the closed queue file behind the queue's back.
+// edit changes the first file of the closed queue behind the queue's back.
 func edit(t testing.TB, path string, change func(*bbolt.Tx) error) {
 	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true})
+	db, err := bbolt.Open(generation(path, 1), 0o600, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}

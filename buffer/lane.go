@@ -19,14 +19,6 @@ const (
 	maxReadBytes = 1 << 20
 )
 
-// Entry is one entry of a lane.
-type Entry struct {
-	// Seq counts the entries of the lane: 1, 2, 3... since the birth of the file.
-	Seq uint64
-	// Telemetry is what was put, Created in UTC. Body and Properties may be shared: do not change them.
-	Telemetry gateway.Telemetry
-}
-
 // Lane is the queue of one identity. Its methods may be called from any goroutine.
 type Lane struct {
 	q  *Queue
@@ -118,7 +110,7 @@ func (l *Lane) read(ctx context.Context, first uint64, globals []uint64) ([]Entr
 		}
 	}
 	entries := make([]Entry, 0, len(records))
-	d := decoder{identity: l.id}
+	d := decoder{identity: l.id, queue: l.q.id}
 	for i, r := range records {
 		e, err := l.entry(&d, r, globals[i], stored)
 		if err == nil && e.Seq != first+uint64(i) {

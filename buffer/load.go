@@ -12,13 +12,14 @@ import (
 // load fills the queue's memory from the file: every identity, every mark, and the keys of the log.
 // Of the records it reads the oldest and the newest of each lane.
 func (q *Queue) load(tx *bbolt.Tx) error {
-	q.id = string(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyID)))
+	id, err := getValue(tx, bucketMeta, []byte(keyID))
+	if err != nil {
+		return err
+	}
+	q.id = string(id)
 	q.committer.lastTx, q.committer.tried = tx.ID(), tx.ID()
 	byNumber := map[uint32]*Lane{}
-	err := tx.Bucket([]byte(bucketIdentities)).ForEach(func(k, name []byte) error {
-		if len(k) != 4 {
-			return fmt.Errorf("%w: identity number %x", ErrDamaged, k)
-		}
+	err = eachValue(tx, bucketIdentities, 4, func(k, name []byte) error {
 		l := q.lane(gateway.IdentityID(name))
 		l.number, l.named = binary.BigEndian.Uint32(k), true
 		byNumber[l.number] = l
@@ -28,11 +29,12 @@ func (q *Queue) load(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	err = tx.Bucket([]byte(bucketMarks)).ForEach(func(k, mark []byte) error {
-		if len(k) != 4 || len(mark) != 8 || byNumber[binary.BigEndian.Uint32(k)] == nil {
-			return fmt.Errorf("%w: mark %x", ErrDamaged, k)
+	err = eachValue(tx, bucketMarks, 4, func(k, mark []byte) error {
+		l := byNumber[binary.BigEndian.Uint32(k)]
+		if len(mark) != 16 || l == nil {
+			return damagedValue(bucketMarks, k)
 		}
-		byNumber[binary.BigEndian.Uint32(k)].gone = binary.BigEndian.Uint64(mark)
+		l.gone = binary.BigEndian.Uint64(mark)
 		return nil
 	})
 	if err != nil {
@@ -93,4 +95,17 @@ func readRecord(tx *bbolt.Tx, k key) []byte {
 		return nil
 	}
 	return r
+}
+
+// nextEpoch begins a new epoch, durably: within one no global sequence is used twice.
+func (q *Queue) nextEpoch() error {
+	c := &q.committer
+	return q.try(c.lastTx+1, func(tx *bbolt.Tx) error {
+		v, err := getValue(tx, bucketMeta, []byte(keyEpoch))
+		if err != nil || len(v) != 4 {
+			return fmt.Errorf("%w: epoch %x", ErrDamaged, v)
+		}
+		c.epoch = binary.BigEndian.Uint32(v) + 1
+		return putValue(tx, bucketMeta, []byte(keyEpoch), binary.BigEndian.AppendUint32(nil, c.epoch))
+	})
 }

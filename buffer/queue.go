@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -17,8 +21,8 @@ import (
 var (
 	// ErrClosed: Run has ended or the queue was closed. Nothing was stored.
 	ErrClosed = errors.New("the queue is closed")
-	// ErrInUse: another process has the queue file.
-	ErrInUse = errors.New("the queue file is in use by another process")
+	// ErrInUse: another process has the queue.
+	ErrInUse = errors.New("the queue is in use")
 	// ErrFormat: the file, or a record of it, is of a form that this program does not know.
 	ErrFormat = errors.New("unknown format")
 	// ErrTooLarge: the hub would never accept the message (D2C-15, D2C-24). Nothing was stored.
@@ -27,17 +31,32 @@ var (
 	ErrDamaged = errors.New("damaged")
 )
 
-// Config says where the queue is.
+// Config says where the queue is and what it may take. The zero value of a limit: none.
 type Config struct {
-	// Path is the queue file. Its directory must exist; the file is made if it does not.
-	Path string
+	// Dir is the directory of the queue's files and holds nothing else. It is made if it does not exist,
+	// but not the one that it stands in.
+	Dir string
+	// MaxBytes and LaneMaxBytes are how much all entries and those of one lane may take, in bytes of
+	// keys and records.
+	MaxBytes, LaneMaxBytes int64
+	// MaxAge is how long an entry may be in the queue.
+	MaxAge time.Duration
+	// WhenFull is what a Put does that would exceed a limit of size.
+	WhenFull WhenFull
+	Batch    Batch
+	// GenerationBytes is how large a file gets before the next one is begun; 0: 64 MiB.
+	GenerationBytes int64
+	// Clock is the time and whether it is to be believed; nil: time.Now, always.
+	Clock func() (now time.Time, good bool)
 	// Log hears when the file fails and when it works again.
 	Log zerolog.Logger
 }
 
 // Queue is the queue of all identities in one file. Its methods may be called from any goroutine.
 type Queue struct {
+	cfg    Config
 	id     string
+	lock   io.Closer
 	log    zerolog.Logger
 	file   *file
 	recent *recent
@@ -71,11 +90,21 @@ const (
 // after a second if another process has the file, ErrFormat if the file is not a queue or of a
 // newer program, in which case it is left untouched, and ErrDamaged.
 func Open(cfg Config) (*Queue, error) {
-	f, err := openFile(cfg.Path)
+	if err := os.Mkdir(cfg.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("buffer: the directory of the queue: %w", err)
+	}
+	lock, err := lockDirectory(cfg.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("buffer: queue file %s: %w", cfg.Path, err)
+		return nil, fmt.Errorf("buffer: queue %s: %w", cfg.Dir, err)
+	}
+	path := filepath.Join(cfg.Dir, "00000001.db")
+	f, err := openFile(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("buffer: queue file %s: %w", path, err), lock.Close())
 	}
 	q := &Queue{
+		cfg:    cfg,
+		lock:   lock,
 		log:    cfg.Log,
 		file:   f,
 		commit: (*bbolt.Tx).Commit,
@@ -85,8 +114,12 @@ func Open(cfg Config) (*Queue, error) {
 		lanes:  map[gateway.IdentityID]*Lane{},
 		open:   newBatch(),
 	}
-	if err := f.view(context.Background(), q.load); err != nil {
-		return nil, errors.Join(fmt.Errorf("buffer: queue file %s: %w", cfg.Path, err), f.close())
+	err = f.view(context.Background(), q.load)
+	if err == nil {
+		err = q.nextEpoch()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("buffer: queue file %s: %w", path, err), f.close(), lock.Close())
 	}
 	q.recent = newRecent(recentEntries, recentBytes, q.committer.global+1)
 	return q, nil
@@ -133,7 +166,7 @@ func (q *Queue) Put(ctx context.Context, ts ...gateway.Telemetry) error {
 		if err := fits(t); err != nil {
 			return fmt.Errorf("buffer: put %d of %d for %s: %w", i+1, len(ts), t.Identity, err)
 		}
-		records[i] = encode(t)
+		records[i] = encodeRecord(kindData, t, stamps{})
 	}
 	if len(ts) == 0 {
 		return nil
@@ -211,10 +244,18 @@ func (q *Queue) Close() error {
 	case idle:
 		b.finish(q.errClosed())
 	}
-	if err := q.file.close(); err != nil {
+	// A second time there is nothing to give back.
+	if err := errors.Join(q.file.close(), ignoreClosed(q.lock.Close())); err != nil {
 		return fmt.Errorf("buffer: queue file %s: close: %w", q.file.path, err)
 	}
 	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
 }
 
 // Counts are the figures of a lane or of all lanes.

@@ -43,7 +43,7 @@ func TestPropertiesAndLargeBodiesComeBackFromMemoryAndFromTheFile(t *testing.T) 
 		Properties: []gateway.Property{{Name: "site", Value: "north"}, {Name: "empty"}},
 		Created:    time.Date(2026, 5, 1, 0, 0, 0, 5, time.UTC),
 	}
-	want := []buffer.Entry{{Seq: 1, Telemetry: in}}
+	want := []buffer.Entry{{Queue: q.ID(), First: 1, Seq: 1, Telemetry: in}}
 	put(t, q, in)
 	if diff := cmp.Diff(want, next(t, q.Lane("a"), 0, 1)); diff != "" {
 		t.Error(diff)
@@ -353,7 +353,7 @@ func TestStatsCountWithoutTheEntriesBeingRead(t *testing.T) {
 			t.Errorf("%s: all: %+v", when, s.Counts)
 		}
 		// key, fixed part, number of properties, body of 8 bytes, CRC
-		if b.Bytes != 5*(12+22+1+7+4) {
+		if b.Bytes != 5*(12+27+1+7+4) {
 			t.Errorf("%s: b takes %d bytes", when, b.Bytes)
 		}
 	}

@@ -32,8 +32,8 @@ func TestARecordReturnsWhatWasPut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in.Identity = "device/module"
 			k := makeKey(77, 3)
-			r := encode(in)
-			seal(r, k, 42)
+			r := encodeRecord(kindData, in, stamps{})
+			seal(r, k, 42, 9)
 			if err := check(k, r); err != nil {
 				t.Fatal(err)
 			}
@@ -44,7 +44,7 @@ func TestARecordReturnsWhatWasPut(t *testing.T) {
 			}
 			want := in
 			want.Created = in.Created.UTC()
-			if diff := cmp.Diff(Entry{Seq: 42, Telemetry: want}, got); diff != "" {
+			if diff := cmp.Diff(Entry{First: 42, Seq: 42, Telemetry: want}, got); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -53,7 +53,7 @@ func TestARecordReturnsWhatWasPut(t *testing.T) {
 
 func TestARecordKeepsNothingOfTheCallersMemory(t *testing.T) {
 	body := []byte("before")
-	r := encode(gateway.Telemetry{Body: body})
+	r := encodeRecord(kindData, gateway.Telemetry{Body: body}, stamps{})
 	copy(body, "after!")
 	if !bytes.Contains(r, []byte("before")) {
 		t.Error("the record changed with the caller's slice")
@@ -62,8 +62,8 @@ func TestARecordKeepsNothingOfTheCallersMemory(t *testing.T) {
 
 func TestEveryFlippedBitOfRecordOrKeyIsFound(t *testing.T) {
 	k := makeKey(1<<40, 9)
-	r := encode(gateway.Telemetry{Body: []byte(`{"t":21.5}`), Properties: []gateway.Property{{Name: "a", Value: "b"}}})
-	seal(r, k, 7)
+	r := encodeRecord(kindData, gateway.Telemetry{Body: []byte(`{"t":21.5}`), Properties: []gateway.Property{{Name: "a", Value: "b"}}}, stamps{})
+	seal(r, k, 7, 9)
 	for bit := range 8 * len(r) {
 		broken := slices.Clone(r)
 		broken[bit/8] ^= 1 << (bit % 8)
@@ -88,12 +88,12 @@ func TestEveryFlippedBitOfRecordOrKeyIsFound(t *testing.T) {
 func TestARecordOfANewerProgramIsRefusedNotGuessed(t *testing.T) {
 	for _, at := range []int{0, atKind} {
 		k := makeKey(1, 1)
-		r := encode(gateway.Telemetry{Body: []byte(`{}`)})
-		r[at]++
-		seal(r, k, 1)
+		r := encodeRecord(kindData, gateway.Telemetry{Body: []byte(`{}`)}, stamps{})
+		r[at] += 2
+		seal(r, k, 1, 9)
 		var d decoder
 		if _, err := d.decode(r); !errors.Is(err, ErrFormat) {
-			t.Errorf("byte %d raised: %v", at, err)
+			t.Errorf("byte %d raised by two: %v", at, err)
 		}
 	}
 }
@@ -104,8 +104,8 @@ func TestEntriesOfALaneShareTheirProperties(t *testing.T) {
 	var d decoder
 	var got []Entry
 	for i, in := range []gateway.Telemetry{same, same, other, same} {
-		r := encode(in)
-		seal(r, makeKey(uint64(i), 1), uint64(i))
+		r := encodeRecord(kindData, in, stamps{})
+		seal(r, makeKey(uint64(i), 1), uint64(i), 9)
 		e, err := d.decode(r)
 		if err != nil {
 			t.Fatal(err)
@@ -169,8 +169,8 @@ func FuzzARecordSurvivesEncodingAndDecoding(f *testing.F) {
 			in.Properties = append(in.Properties, gateway.Property{Name: name, Value: value})
 		}
 		k := makeKey(seq, number)
-		r := encode(in)
-		seal(r, k, seq)
+		r := encodeRecord(kindData, in, stamps{})
+		seal(r, k, seq, 9)
 		if err := check(k, r); err != nil {
 			t.Fatal(err)
 		}
@@ -182,17 +182,17 @@ func FuzzARecordSurvivesEncodingAndDecoding(f *testing.F) {
 		if in.Body == nil {
 			in.Body = []byte{}
 		}
-		if diff := cmp.Diff(Entry{Seq: seq, Telemetry: in}, e); diff != "" {
+		if diff := cmp.Diff(Entry{First: seq, Seq: seq, Telemetry: in}, e); diff != "" {
 			t.Fatal(diff)
 		}
 	})
 }
 
 func FuzzNoBytesMakeTheDecoderPanic(f *testing.F) {
-	r := encode(gateway.Telemetry{Body: []byte(`{}`), Properties: []gateway.Property{{Name: "a", Value: "b"}}})
+	r := encodeRecord(kindData, gateway.Telemetry{Body: []byte(`{}`), Properties: []gateway.Property{{Name: "a", Value: "b"}}}, stamps{})
 	f.Add(r)
 	f.Add(r[:len(r)-6])
-	f.Add(append(slices.Clone(r[:atProps]), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01))
+	f.Add(append(slices.Clone(r[:atStamps]), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01))
 	f.Fuzz(func(t *testing.T, r []byte) {
 		var d decoder
 		e, err := d.decode(r)

@@ -89,8 +89,8 @@ func (q *Queue) lookAgain(w *work) (in bool, err error) {
 	}
 	c := &q.committer
 	err = db.View(func(tx *bbolt.Tx) error {
-		id := string(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyID)))
-		if id != q.id || tx.ID() < w.tx-1 || tx.ID() > max(c.tried, c.lastTx) {
+		id, err := getValue(tx, bucketMeta, []byte(keyID))
+		if err != nil || string(id) != q.id || tx.ID() < w.tx-1 || tx.ID() > max(c.tried, c.lastTx) {
 			return errForeign
 		}
 		c.lastTx = tx.ID()
@@ -123,6 +123,6 @@ func (q *Queue) verify(w *work) error {
 func (q *Queue) confirm() error {
 	id := q.committer.lastTx + 1
 	return q.try(id, func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keySettled), binary.BigEndian.AppendUint64(nil, uint64(id)))
+		return putValue(tx, bucketMeta, []byte(keySettled), binary.BigEndian.AppendUint64(nil, uint64(id)))
 	})
 }

@@ -164,13 +164,13 @@ func TestAcknowledgementsThatWereTakenBackAreTriedAgain(t *testing.T) {
 		put(t, q, append(messages("a", 1, 3), messages("b", 1, 2)...)...)
 		next(t, q.Lane("a"), 0, 3)
 		next(t, q.Lane("b"), 0, 2)
-		away := path + ".away"
-		disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Rename(path, away)) })
+		away := generation(path, 1) + ".away"
+		disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Rename(generation(path, 1), away)) })
 		q.Lane("a").Ack(2)
 		pass(1500 * time.Millisecond)
 		q.Lane("b").Ack(1) // is kept while it is not known what became of the others
 		pass(1500 * time.Millisecond)
-		if err := os.Rename(away, path); err != nil {
+		if err := os.Rename(away, generation(path, 1)); err != nil {
 			t.Fatal(err)
 		}
 		pass(1500 * time.Millisecond)
@@ -187,9 +187,9 @@ func TestReadersWaitWhileTheFileCannotBeOpenedAgain(t *testing.T) {
 		stop()
 		q, disk, _ := startFaulty(t, path) // nothing of it is in memory
 		put(t, q, message("b", 1))
-		away := path + ".away"
+		away := generation(path, 1) + ".away"
 		disk.next(func(tx *bbolt.Tx) error {
-			return errors.Join(syscall.EIO, tx.Commit(), os.Rename(path, away))
+			return errors.Join(syscall.EIO, tx.Commit(), os.Rename(generation(path, 1), away))
 		})
 		if err := q.Put(t.Context(), message("a", 4)); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("got %v", err)
@@ -200,10 +200,10 @@ func TestReadersWaitWhileTheFileCannotBeOpenedAgain(t *testing.T) {
 			t.Fatalf("Next: %v", err)
 		}
 		next(t, q.Lane("b"), 0, 1) // a lane that keeps up does not need the file
-		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(generation(path, 1)); !errors.Is(err, os.ErrNotExist) {
 			t.Fatal("an empty file was made in the place of the lost one")
 		}
-		if err := os.Rename(away, path); err != nil {
+		if err := os.Rename(away, generation(path, 1)); err != nil {
 			t.Fatal(err)
 		}
 		next(t, q.Lane("a"), 0, 4)
@@ -223,7 +223,7 @@ func TestAReaderThatWaitsForTheFileIsReleasedAtTheEnd(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- q.Run(ctx) }()
-		disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Remove(path)) })
+		disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Remove(generation(path, 1))) })
 		if err := q.Put(t.Context(), message("a", 2)); err == nil {
 			t.Fatal("stored in a file that is not there")
 		}
@@ -247,7 +247,7 @@ func TestAReaderThatWaitsForTheFileIsReleasedAtTheEnd(t *testing.T) {
 func TestAcknowledgementsGoThroughWhilePutsFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		q, err := buffer.Open(buffer.Config{Path: queuePath(t), Log: zerolog.New(&log)})
+		q, err := buffer.Open(buffer.Config{Dir: queuePath(t), Log: zerolog.New(&log)})
 		if err != nil {
 			t.Fatal(err)
 		}

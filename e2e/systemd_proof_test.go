@@ -321,7 +321,7 @@ func stopIsClean(t *testing.T, i *installation) {
 	if last := entries[len(entries)-1]; !strings.Contains(last.Message, "gateway stopped") {
 		t.Errorf("its last word is %q", last.Message)
 	}
-	if info, err := os.Stat(i.path("/var/lib/private/iothub-gateway/queue.db")); err != nil || info.Size() == 0 {
+	if info, err := os.Stat(i.path("/var/lib/private/iothub-gateway/queue/00000001.db")); err != nil || info.Size() == 0 {
 		t.Errorf("the queue is gone: %v", err)
 	}
 	if _, err := os.Stat(i.path("/run/iothub-gateway")); !errors.Is(err, os.ErrNotExist) {

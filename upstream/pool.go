@@ -41,8 +41,6 @@ const (
 type Config struct {
 	// Dial opens one guarded connection to the hub (dial.Hub).
 	Dial func(ctx context.Context) (*dial.Conn, error)
-	// QueueID is the buffer's id; with a lane's sequence it makes message ids that never repeat.
-	QueueID string
 	// Window is how many messages of one identity may be in flight.
 	Window int
 	// ConnectRate is how many connections are opened per second, over all identities.

@@ -41,7 +41,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(t.TempDir(), "queue.db")})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(t.TempDir(), "queue")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func newRig(t *testing.T) *rig {
 		return gateway.Reply{Status: 404, Body: []byte("{}")}
 	}
 	r.cfg = Config{
-		QueueID: queue.ID(), ConnectRate: 1000, RetryMost: 50 * time.Millisecond, Log: zerolog.Nop(),
+		ConnectRate: 1000, RetryMost: 50 * time.Millisecond, Log: zerolog.Nop(),
 		Dial: func(ctx context.Context) (*dial.Conn, error) {
 			return dial.Hub(ctx, dial.Config{Address: hub.MQTTAddr(), ServerName: "localhost", Roots: hub.CAPool(), WriteTimeout: 2 * time.Second, MaxPacket: 1 << 20})
 		},

@@ -268,7 +268,7 @@ func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
 		if first {
 			s.late.Reset(s.pool.cfg.AckTimeout)
 		}
-		out.topic = appendMessageTopic(out.topic[:0], s.events, messageID(s.pool.cfg.QueueID, e.Seq), &e.Telemetry)
+		out.topic = appendMessageTopic(out.topic[:0], s.events, e.ID(), &e.Telemetry)
 		out.packets = appendPublish(out.packets, out.topic, id, e.Telemetry.Body)
 		s.noteSent(e.Seq)
 		if len(out.packets) < keptBuffer && i < len(entries)-1 {

@@ -32,11 +32,6 @@ func eventsTopic(id gateway.IdentityID) string {
 	return topic + "/messages/events/"
 }
 
-// messageID is what a repeat of the entry carries again, and nothing else ever does.
-func messageID(queue string, seq uint64) string {
-	return queue + "-" + strconv.FormatUint(seq, 10)
-}
-
 // appendMessageTopic appends the whole topic of one message: system properties first, the message id
 // among them, then the creation time and the application properties (D2C-7, D2C-16, D2C-18).
 func appendMessageTopic(b []byte, events, mid string, t *gateway.Telemetry) []byte {

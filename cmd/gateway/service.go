@@ -31,7 +31,7 @@ import (
 )
 
 const (
-	queueName = "queue.db"
+	queueName = "queue"
 	tokenLife = time.Hour  // what Microsoft's own SDKs use (CON-49)
 	maxPacket = 320 * 1024 // the hub's largest message and its topic
 )
@@ -74,7 +74,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	if err := os.MkdirAll(cfg.stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	queue, err := buffer.Open(buffer.Config{Path: filepath.Join(cfg.stateDir, queueName), Log: cfg.log})
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(cfg.stateDir, queueName), Log: cfg.log})
 	if errors.Is(err, buffer.ErrInUse) {
 		return nil, fmt.Errorf("another gateway works in %s; stop that one or give this one its own --state-dir", cfg.stateDir)
 	}
@@ -103,7 +103,7 @@ func newService(cfg serviceConfig) (*service, error) {
 		Device: func(id gateway.PointID) bridge.Device { return devices[id] },
 	})
 	s.pool = upstream.NewPool(upstream.Config{
-		Dial: hubDialer(cfg), QueueID: queue.ID(), Log: cfg.log,
+		Dial: hubDialer(cfg), Log: cfg.log,
 		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
 	}, members, func(ctx context.Context, c gateway.Command) gateway.Reply {
 		ctx, cancel := context.WithCancel(ctx)
