@@ -1,6 +1,7 @@
 # make test    everything that continuous integration runs
-# make proof   kill -9 under load, CYCLES= times (built in 100) at the moments of SEED= (built in random);
-#              the service under a real systemd, in a container: takes root, and downloads a Debian once
+# make proof   the promise, at length, from SEED= (built in random): power cuts of the queue's disk, IMAGES=
+#              (built in 100,000); kill -9 under load, CYCLES= times (built in 100); the service under a
+#              real systemd, in a container: takes root, and downloads a Debian once
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
 # make bench   every published figure beside its limit, into bench/RESULTS.md and bench/results.json
@@ -21,6 +22,7 @@ test: lint cross
 
 proof:
 	e2e/peers.sh systemd-nspawn=systemd-container debootstrap=debootstrap
+	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./buffer
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./e2e
 	$(GO) test -tags proof -run Systemd -count=1 -v -timeout 10m ./e2e
 

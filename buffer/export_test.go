@@ -2,5 +2,15 @@ package buffer
 
 import "go.etcd.io/bbolt"
 
+// What the queue file and its records are of.
+const (
+	FormatVersion = formatVersion
+	RecordVersion = recordVersion
+)
+
 // OnCommit puts commit in the place of (*bbolt.Tx).Commit. Call it before Run.
 func (q *Queue) OnCommit(commit func(*bbolt.Tx) error) { q.commit = commit }
+
+// NoSync makes the queue trust a disk that it never flushes: what the proof must find out. Call it
+// before Run.
+func (q *Queue) NoSync() { q.file.handle().NoSync = true }

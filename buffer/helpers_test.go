@@ -31,6 +31,10 @@ func child(role, path string) error {
 	switch role {
 	case "crash":
 		return crashChild(path)
+	case "power":
+		return powerChild(path)
+	case "find":
+		return findChild(path)
 	case "full":
 		return fullDiskChild(path)
 	}

@@ -69,6 +69,15 @@ type Log struct {
 	Ops    []Op
 }
 
+// Born is how many operations made what was there before the record begins: all up to the last Sync.
+func (l *Log) Born() int {
+	n := len(l.Ops)
+	for n > 0 && l.Ops[n-1].Kind != Sync {
+		n--
+	}
+	return n
+}
+
 // Save writes the record in the form that ReadLog reads.
 func (l *Log) Save(w io.Writer) error {
 	z, _ := gzip.NewWriterLevel(w, gzip.BestCompression) // the level is valid

@@ -1,0 +1,78 @@
+//go:build proof
+
+package buffer_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"iothub-gateway/internal/powerfs"
+)
+
+// Each round records a new load, on the empty disk or on what a power cut of the round before left, and
+// checks images of it.
+func TestProofPowerCuts(t *testing.T) {
+	const round = 2000
+	images, seed := number(t, "IMAGES", 100_000), number(t, "SEED", uint64(time.Now().UnixNano()))
+	t.Logf("seed %d, %d images", seed, images)
+	random := rand.New(rand.NewPCG(seed, 0))
+	p, began := &proof{}, time.Now()
+	disk, from := powerfs.Image{}, said{}
+	for done := uint64(0); done < images; done += round {
+		log := recordPower(t, disk, random.Uint64())
+		if err := p.images(log, from, int(min(round, images-done)), random.Uint64()); err != nil {
+			t.Fatalf("seed %d, after %d images: %v", seed, done, err)
+		}
+		t.Logf("%v: %v", time.Since(began).Round(time.Second), p)
+		disk, from = nextDisk(t, log, from, random)
+	}
+	t.Logf("proof: power cuts of the store: seed %d, %v, 0 wrong, in %v", seed, p, time.Since(began).Round(time.Second))
+}
+
+// nextDisk is the disk after a power cut somewhere in log, and what its queue holds; every fourth time
+// an empty one.
+func nextDisk(t *testing.T, log *powerfs.Log, from said, random *rand.Rand) (powerfs.Image, said) {
+	t.Helper()
+	if random.IntN(4) == 0 {
+		return powerfs.Image{}, said{}
+	}
+	at := log.Born() + random.IntN(len(log.Ops)+1-log.Born())
+	player := powerfs.NewPlayer(log)
+	player.Advance(at)
+	for _, op := range log.Ops[:at] {
+		if op.Kind == powerfs.Note {
+			if err := from.hear(string(op.Data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	disk, dir := player.Image(random), t.TempDir()
+	if err := disk.Store(dir); err != nil {
+		t.Fatal(err)
+	}
+	found, err := new(proof).verify(dir, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if from.born == "" { // whether it was born already is open
+		return powerfs.Image{}, said{}
+	}
+	return disk, found
+}
+
+// number is what the environment variable name says, or otherwise.
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
