@@ -17,6 +17,13 @@ import (
 
 // TestMain also is the child process of the tests that need one.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == checkWord {
+		if err := buffer.CheckMain(os.Args[2], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if role := os.Getenv("BUFFER_TEST_ROLE"); role != "" {
 		if err := child(role, os.Getenv("BUFFER_TEST_PATH")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -37,6 +44,8 @@ func child(role, path string) error {
 		return findChild(path)
 	case "full":
 		return fullDiskChild(path)
+	case "memory", "stack":
+		return devour(role)
 	}
 	return fmt.Errorf("unknown role %q", role)
 }

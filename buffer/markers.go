@@ -1,0 +1,70 @@
+package buffer
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// The markers are files in the queue's directory that say, to the next process, how far this one came.
+const (
+	// markerRunning is there while the queue is open: if it is there before, the last stop was none.
+	markerRunning = "running"
+	// markerOpening holds the name of the generation that is being opened: if it is there before, the
+	// process died over that file.
+	markerOpening = "opening"
+)
+
+// setMarker makes the marker or replaces its content. It is on disk when setMarker returns: a power
+// cut is what the check is for that markerRunning asks for.
+func setMarker(dir, name, content string) error {
+	file, err := os.Create(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(content)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// readMarker is the content of the marker; false if it is not there.
+func readMarker(dir, name string) (string, bool) {
+	content, err := os.ReadFile(filepath.Join(dir, name))
+	return string(content), err == nil
+}
+
+func clearMarker(dir, name string) error {
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// setAside renames the file at path so that it is never opened again, "<name>.<why>-<time>", and
+// returns its new path. Its content stays as it is.
+func setAside(path, why string, now time.Time) (string, error) {
+	aside := path + "." + why + "-" + now.UTC().Format("20060102T150405")
+	for try := aside; ; try += "x" { // two in a second
+		if _, err := os.Lstat(try); errors.Is(err, fs.ErrNotExist) {
+			aside = try
+			break
+		}
+	}
+	if err := os.Rename(path, aside); err != nil {
+		return "", err
+	}
+	return aside, syncDir(filepath.Dir(path))
+}
+
+// syncDir has the names in dir on disk when it returns.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
