@@ -1,15 +1,17 @@
 package modbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	gateway "iothub-gateway"
 )
@@ -17,17 +19,14 @@ import (
 // Adapter is one link with its devices. It implements gateway.Adapter. All methods may be called at
 // the same time; Run only once.
 type Adapter struct {
-	cfg     Config
-	log     zerolog.Logger
-	link    *link // belongs to Run, like the mutable part of the devices
-	devices []*device
-	points  map[gateway.PointID]pointRef
-	out     *outbox
+	cfg    Config
+	log    zerolog.Logger
+	wires  []*wire // one a connection; they belong to Run, like the mutable part of the devices
+	points map[gateway.PointID]pointRef
+	out    *outbox
 
-	started atomic.Bool
-	stopped chan struct{}
-	// Unbuffered: a job either runs or is still with its caller (MB-50).
-	writes, reads chan *job
+	started   atomic.Bool
+	writeRate *rate.Limiter // nil: no limit
 
 	mu    sync.Mutex // guards stats
 	stats Stats
@@ -39,30 +38,28 @@ type pointRef struct {
 	i int // in Device.Points
 }
 
-// New makes the adapter of a checked link; it does nothing until Run. dial opens the connection
-// (network "tcp", cfg.Address); nil means a plain TCP dialer with keep-alive.
+// New makes the adapter of a checked link; it does nothing until Run. dial opens the connection to a
+// TCP server (network "tcp", cfg.Address), below TLS if that is asked for; nil means a plain TCP dialer
+// with keep-alive. A serial port is opened by the adapter itself.
 func New(cfg Config, dial func(ctx context.Context, network, address string) (net.Conn, error), log zerolog.Logger) *Adapter {
-	if dial == nil {
-		dial = defaultDial()
-	}
 	a := &Adapter{
 		cfg: cfg, log: log.With().Str("link", cfg.Name).Str("address", cfg.Address).Logger(),
 		points: map[gateway.PointID]pointRef{}, out: newOutbox(),
-		stopped: make(chan struct{}), writes: make(chan *job), reads: make(chan *job),
 	}
-	a.link = &link{
-		address: cfg.Address, timeout: cfg.Timeout, dial: dial, log: a.log, level: zerolog.InfoLevel, random: rand.Float64,
-		note:  func(change func(*LinkStats)) { a.note(func(s *Stats) { change(&s.Link) }) },
-		stale: a.noteStale,
+	if cfg.WriteRate > 0 {
+		a.writeRate = rate.NewLimiter(rate.Limit(cfg.WriteRate), max(1, int(cfg.WriteRate)))
 	}
 	a.stats.Link = LinkStats{Name: cfg.Name, Address: cfg.Address}
-	units := map[uint8]*unit{}
+	carriers := map[uint8]*wire{} // of the units
+	a.wires = []*wire{newWire(a, newLink(cfg, dial, a.log))}
 	for n, dc := range cfg.Devices {
-		if units[dc.Unit] == nil {
-			units[dc.Unit] = newUnit(dc.Unit, a.link)
+		if carriers[dc.Unit] == nil {
+			if k := len(carriers); k > 0 && k < cfg.MaxConnections {
+				a.wires = append(a.wires, newWire(a, newLink(cfg, dial, a.log)))
+			}
+			carriers[dc.Unit] = a.wires[len(carriers)%len(a.wires)]
 		}
-		d := newDevice(cfg, n, units[dc.Unit])
-		a.devices = append(a.devices, d)
+		d := carriers[dc.Unit].add(n)
 		a.stats.Devices = append(a.stats.Devices, DeviceStats{Name: dc.Name, Unit: dc.Unit})
 		for i, p := range dc.Points {
 			a.points[p.ID] = pointRef{d, i}
@@ -81,9 +78,11 @@ func (a *Adapter) Run(ctx context.Context, accept func(context.Context, []gatewa
 	}
 	var delivery sync.WaitGroup
 	delivery.Go(func() { a.out.deliver(ctx, a.log, accept) })
-	w := &wire{a: a, link: a.link, devices: a.devices, log: a.log}
-	w.loop(ctx)
-	close(a.stopped)
+	var working sync.WaitGroup
+	for _, w := range a.wires {
+		working.Go(func() { w.loop(ctx) })
+	}
+	working.Wait()
 	close(a.out.ended)
 	delivery.Wait()
 	return nil
@@ -93,23 +92,30 @@ func (a *Adapter) Run(ctx context.Context, accept func(context.Context, []gatewa
 // point that fails has Sample.Err; the error wraps ErrUnknownPoint, or ErrNoAnswer and the cause of
 // ctx's end. It waits for Run to begin.
 func (a *Adapter) Read(ctx context.Context, points []gateway.PointID) ([]gateway.Sample, error) {
-	wanted := map[*device][]int{}
+	wanted := map[*wire]map[*device][]int{}
 	for _, id := range points {
 		ref, ok := a.points[id]
 		if !ok {
 			return nil, fmt.Errorf("modbus: %s: %w %s", a.cfg.Name, gateway.ErrUnknownPoint, id)
 		}
-		wanted[ref.d] = append(wanted[ref.d], ref.i)
+		if wanted[ref.d.wire] == nil {
+			wanted[ref.d.wire] = map[*device][]int{}
+		}
+		wanted[ref.d.wire][ref.d] = append(wanted[ref.d.wire][ref.d], ref.i)
 	}
-	var found map[gateway.PointID]gateway.Sample
-	var whole bool
-	j := newJob(ctx)
-	j.do = func(run context.Context, w *wire) { found, whole = w.readNow(run, j, wanted) }
-	if err := a.submit(a.reads, j); err != nil {
-		return nil, fmt.Errorf("modbus: %s: read: %w", a.cfg.Name, err)
-	}
-	if !whole {
-		return nil, fmt.Errorf("modbus: %s: read: %w: %w", a.cfg.Name, gateway.ErrNoAnswer, context.Cause(ctx))
+	found := map[gateway.PointID]gateway.Sample{}
+	for w, part := range wanted {
+		var some map[gateway.PointID]gateway.Sample
+		var whole bool
+		j := newJob(ctx)
+		j.do = func(run context.Context, w *wire) { some, whole = w.readNow(run, j, part) }
+		if err := w.submit(w.reads, j); err != nil {
+			return nil, fmt.Errorf("modbus: %s: read: %w", a.cfg.Name, err)
+		}
+		if !whole {
+			return nil, fmt.Errorf("modbus: %s: read: %w: %w", a.cfg.Name, gateway.ErrNoAnswer, cmp.Or(context.Cause(ctx), errStopped))
+		}
+		maps.Copy(found, some)
 	}
 	samples := make([]gateway.Sample, len(points))
 	for n, id := range points {

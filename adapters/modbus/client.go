@@ -9,23 +9,6 @@ import (
 	goburrow "github.com/goburrow/modbus"
 )
 
-// unit is one unit of the link: its client, and what it was found not to know (MB-5). Devices that
-// share a unit share it. It belongs to the wire.
-type unit struct {
-	client goburrow.Client
-	noFC5  bool // wants FC 15 even for one coil
-	noFC6  bool // wants FC 16 even for one register
-	noMask bool // has no FC 22
-}
-
-// newUnit makes the client of a unit over the link. Of goburrow's handler only the packager is used,
-// and its unit id never changes (MB-110).
-func newUnit(id uint8, l *link) *unit {
-	h := goburrow.NewTCPClientHandler("")
-	h.SlaveId = id
-	return &unit{client: goburrow.NewClient2(h, l)}
-}
-
 // The function codes (MB-2).
 const (
 	fcWriteCoil      = 5
@@ -95,7 +78,8 @@ func (u *unit) reader(t Table) func(address, quantity uint16) ([]byte, error) {
 }
 
 // read makes the request of a block, and makes it again at once on a new connection if the peer had
-// ended the old one. urgent does not wait for the backoff of a link that is down.
+// ended the old one and a late answer could be told. urgent does not wait for the backoff of a link that
+// is down.
 func (w *wire) read(ctx context.Context, d *device, b Block, urgent bool) ([]byte, *fault) {
 	r, f := d.unit.readRequest(b)
 	if f != nil {
@@ -106,19 +90,28 @@ func (w *wire) read(ctx context.Context, d *device, b Block, urgent bool) ([]byt
 		if f = w.link.ready(ctx, urgent); f == nil {
 			raw, f = w.exchange(ctx, d, r)
 		}
-		if f == nil || !f.closed {
+		if f == nil || !f.closed || w.link.silence > 0 {
 			break
 		}
 	}
 	return raw, f
 }
 
-// exchange is the link's, with the device's statistics.
+// exchange is the link's, with what it tells about the unit and the device's statistics.
 func (w *wire) exchange(ctx context.Context, d *device, r request) ([]byte, *fault) {
+	u := d.unit
 	w.link.quiet = d.state == Down && w.othersUp(d)
+	w.link.patience = u.patience
 	began := time.Now()
+	u.served = began
 	raw, f := w.link.exchange(ctx, r)
 	now := time.Now()
+	switch {
+	case f == nil || f.alive():
+		u.answered(now.Sub(began))
+	case f.kind != forbidden && f.kind != aborted:
+		u.missed(now, w.link.silence > 0 && f.kind != excepted)
+	}
 	w.a.note(func(s *Stats) {
 		ds := &s.Devices[d.index]
 		switch {
@@ -138,11 +131,11 @@ func (w *wire) exchange(ctx context.Context, d *device, r request) ([]byte, *fau
 	return raw, f
 }
 
-// othersUp tells whether another device of the link answers: then a device that is known to be
+// othersUp tells whether a device of another unit of the wire answers: then a device that is known to be
 // silent says nothing about the connection.
 func (w *wire) othersUp(d *device) bool {
 	for _, o := range w.devices {
-		if o != d && o.state == Up {
+		if o.unit != d.unit && o.state == Up {
 			return true
 		}
 	}

@@ -13,16 +13,6 @@ const (
 	MaxWriteRegisters = 123
 )
 
-// Config is one link: a wire or socket with every device that is reached through it. It is checked
-// by whoever makes it (package mapping); New trusts it.
-type Config struct {
-	Name    string // as the mapping calls it, or the endpoint
-	Address string // host:port of a Modbus TCP server
-	// Timeout bounds connecting, and one request with its answer.
-	Timeout time.Duration
-	Devices []Device
-}
-
 // Device is one field device: a unit of the link with its points. One unit may serve several Devices.
 type Device struct {
 	Name string

@@ -11,36 +11,53 @@ import (
 type cycle struct {
 	w      *wire
 	d      *device
-	urgent bool        // somebody waits: connect without backoff
-	budget int         // requests that may search for what the device refuses
-	before func() bool // called before each request; false ends the cycle
+	urgent bool // somebody waits: connect without backoff
+	budget int  // requests that may search for what the device refuses
+	tries  int  // how often the next request may go unanswered and be made again (MB-82)
 
-	queue    []suspect // to be searched
+	groups   []*group // of a poll: what is due
+	blocks   []Block  // still to be asked
+	queue    []suspect
 	samples  []gateway.Sample
 	answered bool   // the device gave any answer
 	end      *fault // why the cycle ended early, if it did
 	missing  Block  // the request that ended it
+
+	searching bool // of a poll: it began with suspects
+	refusals  int  // and with so many refused points
 }
 
-// run makes the requests, then searches in what was refused.
-func (c *cycle) run(ctx context.Context, blocks []Block) {
-	for _, b := range blocks {
-		if !c.before() || !c.fetch(ctx, suspect{block: b}) {
-			return
+// step makes the next request: first the plan's, then the search in what was refused. It is false if
+// that was the last one.
+func (c *cycle) step(ctx context.Context) bool {
+	switch {
+	case len(c.blocks) > 0:
+		b := c.blocks[0]
+		if c.fetch(ctx, suspect{block: b}) {
+			c.blocks = c.blocks[1:]
+		} else if !c.again() {
+			return false
 		}
-	}
-	for c.budget > 0 && len(c.queue) > 0 {
+	case c.budget > 0 && len(c.queue) > 0:
 		s := c.queue[0]
-		if !c.before() {
-			return
-		}
 		c.queue = c.queue[1:]
 		c.budget--
 		if !c.fetch(ctx, s) {
 			c.queue = append(c.queue, s) // another time
-			return
+			return false
 		}
 	}
+	return len(c.blocks) > 0 || c.budget > 0 && len(c.queue) > 0
+}
+
+// again tells whether the request that was not answered is to be made again.
+func (c *cycle) again() bool {
+	if c.tries == 0 || c.end.kind != silent && c.end.kind != lost {
+		return false
+	}
+	c.tries--
+	c.end = nil
+	return true
 }
 
 // fetch makes one request. It is false if the device did not answer: then the rest of the cycle is
@@ -49,7 +66,7 @@ func (c *cycle) fetch(ctx context.Context, s suspect) bool {
 	raw, f := c.w.read(ctx, c.d, s.block, c.urgent)
 	switch {
 	case f == nil:
-		c.answered = true
+		c.answered, c.tries = true, c.w.link.cfg.Retries
 		c.good(s.block, raw)
 	case f.kind == impossible:
 		c.samples = append(c.samples, c.d.failed(s.block, time.Now(), f.readErr())...)
@@ -57,7 +74,7 @@ func (c *cycle) fetch(ctx context.Context, s suspect) bool {
 		c.end, c.missing = f, s.block
 		return false
 	default:
-		c.answered = true
+		c.answered, c.tries = true, c.w.link.cfg.Retries
 		c.refused(s, f)
 	}
 	return true
@@ -99,30 +116,50 @@ func (c *cycle) refused(s suspect, f *fault) {
 	}
 }
 
-// poll is one poll cycle of a device: everything that is due, planned together, handed over in one
-// piece (MB-45, MB-51).
+// poll makes one request of the device's poll cycle, and begins it if none runs: everything that is due,
+// planned together, and handed over in one piece (MB-45, MB-51). Between two requests of a cycle other
+// units are served (MB-53).
 func (w *wire) poll(ctx context.Context, d *device) {
-	w.probed = false
-	now := time.Now()
-	groups := d.dueGroups(now)
-	blocks := d.blocks(groups, now)
-	c := &cycle{w: w, d: d, budget: extraMax, queue: d.lore.suspect}
-	searching, refused := len(c.queue) > 0, len(d.lore.refused)
-	c.before = func() bool {
-		w.commands(ctx) // between any two requests somebody who waits goes first
-		return ctx.Err() == nil
+	if d.cycle == nil {
+		d.cycle = w.begin(d, time.Now())
 	}
-	c.run(ctx, blocks)
+	if d.cycle.end == nil && d.cycle.step(ctx) {
+		return
+	}
+	w.finish(d)
+}
+
+// begin starts a poll cycle. Devices that share a unit share its silence: a cycle of one in which
+// nothing was answered stands for the others' next one too.
+func (w *wire) begin(d *device, now time.Time) *cycle {
+	c := &cycle{w: w, d: d, budget: extraMax, groups: d.dueGroups(now), queue: d.lore.suspect, refusals: len(d.lore.refused)}
+	c.searching = len(c.queue) > 0
+	c.blocks = d.blocks(c.groups, now)
+	u := d.unit
+	if u.silent && u.misses > d.shared && len(c.blocks) > 0 {
+		d.shared = u.misses
+		c.end, c.missing = u.why, c.blocks[0]
+	}
+	if !u.silent {
+		c.tries = w.link.cfg.Retries
+	}
+	return c
+}
+
+// finish ends the poll cycle of a device: what it gave is handed over, and the next ticks are set.
+func (w *wire) finish(d *device) {
+	c := d.cycle
+	d.cycle = nil
 	d.lore.suspect = c.queue
 	d.lore.settle()
-	if searching || len(c.queue) > 0 {
+	if c.searching || len(c.queue) > 0 {
 		d.replan() // the plan leaves out what is searched
 	}
-	w.logRefused(d, refused)
+	w.logRefused(d, c.refusals)
 	samples := append(c.samples, w.judge(d, c)...)
 	w.a.out.put(d.index, samples)
 	waited := c.end != nil && c.end.waiting
-	skipped := d.advance(groups, time.Now())
+	skipped := d.advance(c.groups, time.Now())
 	w.a.note(func(s *Stats) {
 		ds := &s.Devices[d.index]
 		ds.Skipped += uint64(skipped)
@@ -149,6 +186,10 @@ func (w *wire) judge(d *device, c *cycle) []gateway.Sample {
 	}
 	missing := c.missing
 	d.last = &missing
+	if u := d.unit; !c.answered && c.end.sent && c.end != u.why { // a miss of its own
+		u.misses++
+		u.why, d.shared = c.end, u.misses
+	}
 	w.a.note(func(s *Stats) { s.Devices[d.index].LastError = c.end.Error() })
 	if !c.answered {
 		d.fails++

@@ -22,6 +22,7 @@ type device struct {
 	address string
 	codecs  []codec // of Points
 	unit    *unit
+	wire    *wire
 
 	// owned by the wire
 	groups  []*group
@@ -34,6 +35,8 @@ type device struct {
 	last    *Block // the request that ended the last cycle early; the next cycle starts behind it
 	lore    lore
 	plans   map[string][]Block // by the groups that are due
+	cycle   *cycle             // the poll that runs
+	shared  int                // of the unit's misses, those that counted for this device
 }
 
 // group is the points of a device that share a period.

@@ -13,11 +13,12 @@ type faultKind uint8
 const (
 	impossible faultKind = iota + 1 // the request cannot be formed; nothing was sent
 	down                            // no connection; nothing was sent
-	silent                          // no byte of the answer came in time; the connection stays (MB-80)
+	silent                          // no answer came in time; the connection stays (MB-80)
 	lost                            // the connection broke
 	violated                        // the answer is not Modbus, or not to this request (MB-6, MB-96)
 	excepted                        // the device answered with an exception
 	aborted                         // the context ended
+	forbidden                       // the link does not send such requests; nothing was sent
 )
 
 // fault is the outcome of an exchange that gave no result.
@@ -64,6 +65,8 @@ func (f *fault) writeErr() error {
 		return refusal(f.code)
 	case f.kind == impossible:
 		return fmt.Errorf("%w: %v", gateway.ErrRange, f.err)
+	case f.kind == forbidden:
+		return fmt.Errorf("%w: %v", gateway.ErrReadOnly, f.err)
 	case f.sent:
 		return fmt.Errorf("%w: %v", gateway.ErrUncertain, f.err)
 	default:

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -268,49 +267,4 @@ func TestAnUnreachableLinkIsToldApartAndNotHammered(t *testing.T) {
 	if !errors.Is(err, gateway.ErrNoAnswer) || errors.Is(err, gateway.ErrUncertain) {
 		t.Errorf("a write to nobody: %v", err)
 	}
-}
-
-func TestAFrameIsReadWholeOrNotAtAll(t *testing.T) {
-	frame := []byte{0, 1, 0, 0, 0, 5, 7, 3, 2, 0, 9}
-	for n := range frame {
-		f, err := readFrame(&limited{frame[:n]})
-		var fe *frameError
-		if f != nil || !errors.As(err, &fe) || fe.partial != (n > 0) || fe.foreign {
-			t.Errorf("%d bytes: % X, %+v", n, f, err)
-		}
-	}
-	f, err := readFrame(&limited{append(slices.Clone(frame), 0xAA, 0xBB)})
-	if err != nil || string(f) != string(frame) {
-		t.Errorf("% X %v", f, err)
-	}
-}
-
-// limited gives one byte at a time.
-type limited struct{ b []byte }
-
-func (l *limited) Read(p []byte) (int, error) {
-	if len(l.b) == 0 {
-		return 0, net.ErrClosed
-	}
-	p[0], l.b = l.b[0], l.b[1:]
-	return 1, nil
-}
-
-func FuzzReadFrame(f *testing.F) {
-	f.Add([]byte{0, 1, 0, 0, 0, 5, 7, 3, 2, 0, 9})
-	f.Add([]byte{0, 1, 0, 0, 0xFF, 0xFF, 7})
-	f.Add([]byte("HTTP/1.1 400 Bad Request"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		in := &limited{slices.Clone(b)}
-		frame, err := readFrame(in)
-		var fe *frameError
-		switch {
-		case err != nil && (frame != nil || !errors.As(err, &fe)):
-			t.Fatalf("% X, %v", frame, err)
-		case err != nil && fe.partial == (len(in.b) == len(b)):
-			t.Fatalf("%d of %d bytes are left, partial %v", len(in.b), len(b), fe.partial)
-		case err == nil && (len(frame) < 8 || len(frame) > 260 || string(frame) != string(b[:len(frame)]) || len(in.b) != len(b)-len(frame)):
-			t.Fatalf("% X of % X, % X left", frame, b, in.b)
-		}
-	})
 }

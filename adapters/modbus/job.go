@@ -36,18 +36,29 @@ func (j *job) commit() bool {
 // retract says that the write which left was not executed.
 func (j *job) retract() { j.state.CompareAndSwap(committed, unsent) }
 
+// wait waits until t, and tells whether the caller is still there then.
+func (j *job) wait(run context.Context, t time.Time) bool {
+	if time.Until(t) > 0 {
+		ctx, cancel := context.WithCancel(run)
+		defer cancel()
+		defer context.AfterFunc(j.ctx, cancel)()
+		sleep(ctx, time.Until(t))
+	}
+	return j.ctx.Err() == nil && run.Err() == nil
+}
+
 // errStopped: Run has ended.
 var errStopped = errors.New("the link is stopped")
 
 // submit hands a job to the wire and waits until it is done. Its error wraps ErrNoAnswer if the
 // caller's ctx or the adapter ended before a write left, ErrUncertain if ctx ended after.
-func (a *Adapter) submit(to chan<- *job, j *job) error {
+func (w *wire) submit(to chan<- *job, j *job) error {
 	if j.ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", gateway.ErrNoAnswer, context.Cause(j.ctx))
 	}
 	select {
 	case to <- j:
-	case <-a.stopped:
+	case <-w.stopped:
 		return fmt.Errorf("%w: %w", gateway.ErrNoAnswer, errStopped)
 	case <-j.ctx.Done():
 		return fmt.Errorf("%w: %w", gateway.ErrNoAnswer, context.Cause(j.ctx))
@@ -71,7 +82,7 @@ func (a *Adapter) submit(to chan<- *job, j *job) error {
 // false if the caller had gone before everything was tried.
 func (w *wire) readNow(run context.Context, j *job, wanted map[*device][]int) (map[gateway.PointID]gateway.Sample, bool) {
 	found := map[gateway.PointID]gateway.Sample{}
-	here := func() bool { return j.ctx.Err() == nil }
+	here := func() bool { return j.ctx.Err() == nil && run.Err() == nil }
 	for _, d := range w.devices {
 		points := wanted[d]
 		if len(points) == 0 {
@@ -79,8 +90,9 @@ func (w *wire) readNow(run context.Context, j *job, wanted map[*device][]int) (m
 		}
 		slices.Sort(points)
 		points = slices.Compact(points)
-		c := &cycle{w: w, d: d, urgent: true, budget: 2 * len(points), before: here}
-		c.run(run, d.planOf(points))
+		c := &cycle{w: w, d: d, urgent: true, budget: 2 * len(points), blocks: d.planOf(points), tries: w.link.cfg.Retries}
+		for j.wait(run, d.unit.free) && c.step(run) {
+		}
 		if c.answered {
 			w.up(d)
 		}

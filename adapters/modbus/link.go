@@ -1,14 +1,11 @@
 package modbus
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -17,7 +14,10 @@ import (
 const (
 	backoffFirst = time.Second     // MB-81
 	backoffLast  = 2 * time.Minute // MB-81
-	backoffReset = time.Minute     // MB-81: up for so long, the next trouble starts from the first delay
+	// backoffSerial is the longest delay before a serial port is opened again: looking whether an
+	// adapter is back burdens nobody.
+	backoffSerial = 5 * time.Second
+	backoffReset  = time.Minute // MB-81: up for so long, the next trouble starts from the first delay
 	// pauseMin is the least time between the end of a connection and the next one: a PLC with one
 	// socket needs it (MB-81).
 	pauseMin = 100 * time.Millisecond
@@ -25,31 +25,36 @@ const (
 	silentMax = 3
 	// idleCheck is how long a connection may rest before it is asked whether the peer still has it.
 	idleCheck = 20 * time.Millisecond
-	// peekTime is how long that question takes.
-	peekTime = time.Millisecond
+	// silenceMin is the least silence before a request whose answer carries no id (MB-22).
+	silenceMin = 2 * time.Millisecond
+	// gotMax is how many bytes may wait to be understood: several of the longest frames (MB-1).
+	gotMax = 4 * asciiMax
 )
 
-type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
-
-// link is one connection to one address, and what comes after it ends: the transporter under the
-// clients of all units (MB-110, MB-111). It belongs to one goroutine.
+// link is one stream to one address, and what comes after it ends: the transporter under the clients of
+// all units that it serves (MB-110, MB-111). It belongs to one goroutine.
 type link struct {
-	address string
-	timeout time.Duration
-	dial    dialFunc
+	cfg     Config // of the link; its devices are not looked at
+	open    func(context.Context) (stream, error)
+	framing framing
+	// silence is how long the line must have been quiet before a request. It is above 0 if answers
+	// carry no id: then nothing else tells a late answer from the next (MB-25).
+	silence time.Duration
 	log     zerolog.Logger
 	note    func(func(*LinkStats))
 	stale   func(unit uint8)
 	random  func() float64
 
-	conn     net.Conn // nil: not connected
-	in       *bufio.Reader
+	conn     stream // nil: not connected
+	got      []byte // what has come and is not understood yet
 	id       uint16 // transaction id of the last request; starts at random (MB-10)
-	answered bool   // the connection has carried an answer
-	silent   int    // requests without an answer, in a row
+	echo     echoing
+	answered bool // the connection has carried an answer
+	silent   int  // requests without an answer, in a row
 	since    time.Time
-	used     time.Time
-	opened   int // connections so far
+	used     time.Time // end of the last exchange
+	heard    time.Time // when the line was last busy
+	opened   int       // connections so far
 
 	tries    int // delays since the link was well
 	nextDial time.Time
@@ -58,55 +63,88 @@ type link struct {
 	why      error         // why there is no connection
 	level    zerolog.Level // of the log line about the next one
 
-	ctx     context.Context // of the exchange that runs; aborts it
-	quiet   bool            // the exchange that runs asks a unit known to be silent
-	arrived time.Time       // when the last answer was complete
+	ctx      context.Context // of the exchange that runs; aborts it
+	patience time.Duration   // how long the exchange that runs may take
+	quiet    bool            // the exchange that runs asks a unit known to be silent
+	arrived  time.Time       // when the last answer was complete
 }
 
-// defaultDial opens a TCP connection with explicit keep-alive (MB-16).
-func defaultDial() dialFunc {
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3,
-	}}
-	return d.DialContext
+// echoing is whether a line returns requests to their sender (MB-27).
+type echoing uint8
+
+const (
+	echoUnknown echoing = iota
+	echoNo
+	echoYes
+)
+
+// newLink makes the link of a Config; its hooks are still to be set.
+func newLink(cfg Config, dial dialFunc, log zerolog.Logger) *link {
+	if dial == nil {
+		dial = defaultDial()
+	}
+	l := &link{
+		cfg: cfg, open: opener(cfg, dial), framing: framingOf(cfg), log: log, level: zerolog.InfoLevel,
+		random: rand.Float64, patience: cfg.Timeout,
+	}
+	if cfg.Framing != MBAP || cfg.IgnoreTransactionID {
+		l.silence = silenceMin
+	}
+	if cfg.Serial != nil {
+		l.silence = max(l.silence, cfg.Serial.Silence())
+	}
+	return l
 }
 
 // backoff is the delay before the dial that follows tries earlier ones: full jitter over 1 s·2^tries,
-// at most 2 min, at least 100 ms (MB-81). r is in [0, 1).
-func backoff(tries int, r float64) time.Duration {
-	limit := backoffLast
-	if tries < 7 { // 1 s << 7 is beyond the limit
-		limit = min(backoffFirst<<max(tries, 0), backoffLast)
+// at most longest, at least 100 ms (MB-81). r is in [0, 1).
+func backoff(tries int, longest time.Duration, r float64) time.Duration {
+	limit := longest
+	if tries < 7 { // 1 s << 7 is beyond every limit
+		limit = min(backoffFirst<<max(tries, 0), longest)
 	}
 	return max(time.Duration(r*float64(limit)), pauseMin)
 }
 
-// ready makes sure that there is a connection. An urgent caller does not wait for the backoff, only
-// for the pause that a PLC needs.
+// ready makes sure that there is a connection and that the next request may leave. An urgent caller
+// does not wait for the backoff, only for the pause that a PLC needs.
 func (l *link) ready(ctx context.Context, urgent bool) *fault {
-	if l.conn != nil && time.Since(l.used) > idleCheck {
-		l.checkPeer()
+	for range 2 { // the peer may have ended the first connection while nobody looked
+		if l.conn == nil {
+			if f := l.wait(ctx, urgent); f != nil {
+				return f
+			}
+			if f := l.connect(ctx); f != nil {
+				return f
+			}
+		}
+		if f := l.settle(ctx); f != nil || l.conn != nil {
+			return f
+		}
 	}
-	if l.conn != nil {
-		return nil
-	}
+	return &fault{kind: down, err: l.why}
+}
+
+// wait waits for the time of the next dial, or tells that it has not come.
+func (l *link) wait(ctx context.Context, urgent bool) *fault {
 	wait := time.Until(l.nextDial)
-	if urgent {
+	switch {
+	case urgent:
 		wait = min(wait, time.Until(l.ended.Add(pauseMin)))
 		if !sleep(ctx, wait) {
 			return &fault{kind: aborted, err: context.Cause(ctx)}
 		}
-	} else if wait > 0 {
+	case wait > 0:
 		brief := !l.failed && time.Since(l.ended) < backoffFirst
 		return &fault{kind: down, waiting: brief, err: fmt.Errorf("not connected: %w", l.why)}
 	}
-	return l.connect(ctx)
+	return nil
 }
 
 func (l *link) connect(ctx context.Context) *fault {
-	limited, cancel := context.WithTimeout(ctx, l.timeout)
+	limited, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
-	conn, err := l.dial(limited, "tcp", l.address)
+	conn, err := l.open(limited)
 	if err != nil {
 		if ctx.Err() != nil {
 			return &fault{kind: aborted, err: context.Cause(ctx)}
@@ -120,30 +158,32 @@ func (l *link) connect(ctx context.Context) *fault {
 		l.note(func(s *LinkStats) { s.LastError = err.Error() })
 		return &fault{kind: down, err: err}
 	}
-	l.conn, l.in = conn, bufio.NewReaderSize(conn, 512)
+	l.conn, l.got = conn, l.got[:0]
 	l.id = uint16(rand.Uint32())
-	l.answered, l.silent, l.failed = false, 0, false
+	l.echo, l.answered, l.silent, l.failed = echoUnknown, false, 0, false
 	l.since = time.Now()
-	l.used = l.since
+	l.used, l.heard = l.since, l.since
 	l.opened++
-	l.log.WithLevel(l.level).Str("local", conn.LocalAddr().String()).Msg("connected")
-	l.note(func(s *LinkStats) { s.Up, s.Since, s.Connects = true, l.since, s.Connects+1 })
+	entry := l.log.WithLevel(l.level)
+	if c, ok := conn.(net.Conn); ok {
+		entry = entry.Str("local", c.LocalAddr().String())
+	}
+	entry.Msg("connected")
+	l.note(func(s *LinkStats) { s.open(l.since) })
+	if !sleep(ctx, l.cfg.PauseAfterConnect) {
+		return &fault{kind: aborted, err: context.Cause(ctx)}
+	}
 	return nil
 }
 
 // retreat sets when the next dial may be.
 func (l *link) retreat() {
-	l.nextDial = time.Now().Add(backoff(l.tries, l.random()))
-	l.tries++
-}
-
-// checkPeer drops a connection that the peer has ended while nobody looked. Bytes that wait stay in
-// the reader.
-func (l *link) checkPeer() {
-	_ = l.conn.SetReadDeadline(time.Now().Add(peekTime))
-	if _, err := l.in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		l.drop(fmt.Errorf("the peer closed the connection: %w", err), l.answered)
+	longest := backoffLast
+	if l.cfg.Serial != nil {
+		longest = backoffSerial
 	}
+	l.nextDial = time.Now().Add(backoff(l.tries, longest, l.random()))
+	l.tries++
 }
 
 // drop ends the connection. After free, the peer ended one that had worked, the next dial need not
@@ -153,7 +193,7 @@ func (l *link) drop(why error, free bool) {
 		return
 	}
 	_ = l.conn.Close() // the connection is given up whatever this says
-	l.conn, l.in = nil, nil
+	l.conn, l.got = nil, l.got[:0]
 	now := time.Now()
 	up := now.Sub(l.since)
 	switch {
@@ -169,109 +209,85 @@ func (l *link) drop(why error, free bool) {
 	level := zerolog.WarnLevel
 	l.level = zerolog.InfoLevel
 	switch {
-	case free: // some peers do so after each answer
+	case free && l.cfg.Serial == nil: // some peers do so after each answer
 		level, l.level = zerolog.DebugLevel, zerolog.DebugLevel
 	case l.ctx != nil && l.ctx.Err() != nil:
 		level = zerolog.InfoLevel // we are stopping
 	}
 	l.log.WithLevel(level).Err(why).Stringer("up", up.Round(time.Millisecond)).Msg("connection ended")
-	l.note(func(s *LinkStats) { s.Up, s.Since, s.LastError = false, now, why.Error() })
+	l.note(func(s *LinkStats) { s.close(now, why) })
 }
 
-// Send carries one request and returns the answer with its transaction id; it implements goburrow's
-// Transporter. It gives the request an id of its own, unique on the connection, in place: every
-// goburrow packager counts from 1 for itself, and an answer that came too late must not pass for
-// the one to the next request. An error is a *fault.
-func (l *link) Send(request []byte) ([]byte, error) {
-	if l.conn == nil {
-		return nil, &fault{kind: down, err: errors.New("not connected")}
+// settle makes the line ready for a request: the pause is over, and nothing that has come can be taken
+// for its answer. Where answers carry an id it is enough that the peer is still there.
+func (l *link) settle(ctx context.Context) *fault {
+	if !sleep(ctx, time.Until(l.used.Add(l.cfg.Pause))) {
+		return &fault{kind: aborted, err: context.Cause(ctx)}
 	}
-	l.id++
-	binary.BigEndian.PutUint16(request, l.id)
-	conn := l.conn
-	_ = conn.SetDeadline(time.Now().Add(l.timeout)) // one for both ways; a dead connection shows in Write
-	past := make(chan struct{})
-	stop := context.AfterFunc(l.ctx, func() {
-		_ = conn.SetDeadline(time.Unix(1, 0))
-		close(past)
-	})
-	defer func() {
-		if !stop() {
-			<-past // the deadline of the next request must not be overwritten
+	if l.silence == 0 {
+		if time.Since(l.used) > idleCheck {
+			l.look()
 		}
-	}()
-	l.note(func(s *LinkStats) { s.Requests++ })
-	n, err := conn.Write(request)
+		return nil
+	}
+	for limit := time.Now().Add(l.cfg.Timeout); l.conn != nil; {
+		if !sleep(ctx, time.Until(l.heard.Add(l.silence))) {
+			return &fault{kind: aborted, err: context.Cause(ctx)}
+		}
+		if !l.look() {
+			l.discard()
+			return nil
+		}
+		l.heard = time.Now()
+		if l.heard.After(limit) {
+			l.discard()
+			return &fault{kind: silent, err: errors.New("the line is never quiet: noise, or another master")}
+		}
+	}
+	return nil
+}
+
+// look takes what has come, and tells whether something has. A connection that the peer has ended is
+// dropped.
+func (l *link) look() bool {
+	n, err := drain(l.conn, l.space())
+	l.got = l.got[:len(l.got)+n]
 	if err != nil {
-		return nil, l.fail(n > 0, &frameError{err: err})
-	}
-	answer, err := l.await()
-	l.used = time.Now()
-	if err != nil {
-		return nil, l.fail(true, err)
-	}
-	l.arrived, l.answered, l.silent = l.used, true, 0
-	return answer, nil
-}
-
-// await reads frames until the answer to the last request comes; others are late or duplicate and
-// dropped (MB-112).
-func (l *link) await() ([]byte, error) {
-	for {
-		frame, err := readFrame(l.in)
-		if err != nil {
-			return nil, err
+		if l.cfg.Serial != nil {
+			err = gone(err)
 		}
-		if transaction(frame) == l.id {
-			return frame, nil
+		l.drop(fmt.Errorf("the peer closed the connection: %w", err), l.answered)
+	}
+	return n > 0
+}
+
+// space is where the next bytes go.
+func (l *link) space() []byte {
+	if l.got == nil {
+		l.got = make([]byte, 0, gotMax)
+	}
+	if len(l.got) == cap(l.got) { // a flood of what nobody asked for
+		l.discard()
+	}
+	return l.got[len(l.got):cap(l.got)]
+}
+
+// discard drops what has come while nothing was asked: late answers are counted by their unit.
+func (l *link) discard() {
+	for len(l.got) > 0 {
+		f := l.framing.find(query{over: true}, l.got)
+		if f.verdict == stray {
+			l.stale(f.unit)
 		}
-		l.stale(unitOf(frame))
+		if f.size == 0 {
+			l.got = l.got[:0]
+		}
+		l.consume(f.size)
 	}
 }
 
-// fail turns the error of an exchange into a fault, and ends the connection unless nothing of an
-// answer came in time (MB-80).
-func (l *link) fail(sent bool, err error) *fault {
-	frame := new(frameError)
-	errors.As(err, &frame)
-	timeout := errors.Is(err, os.ErrDeadlineExceeded)
-	f := &fault{kind: lost, sent: sent}
-	switch {
-	case l.ctx.Err() != nil:
-		f.kind, f.err = aborted, fmt.Errorf("given up: %w", context.Cause(l.ctx))
-	case frame.foreign:
-		return l.violation(err)
-	case timeout && sent && !frame.partial:
-		return l.miss()
-	case timeout:
-		f.err = fmt.Errorf("the exchange was not complete within %s", l.timeout)
-	default:
-		f.err = fmt.Errorf("the connection broke: %w", err)
-		f.closed = l.answered && !frame.partial
-	}
-	l.drop(f.err, f.closed)
-	return f
-}
-
-// miss counts a request without an answer.
-func (l *link) miss() *fault {
-	err := fmt.Errorf("nothing came within %s", l.timeout)
-	l.note(func(s *LinkStats) { s.Timeouts++ })
-	if !l.quiet {
-		l.silent++
-	}
-	if l.silent >= silentMax {
-		l.drop(fmt.Errorf("%d requests in a row without an answer", l.silent), false)
-	}
-	return &fault{kind: silent, sent: true, err: err}
-}
-
-// violation ends the connection because of an answer that is none (MB-92, MB-95, MB-96).
-func (l *link) violation(err error) *fault {
-	l.note(func(s *LinkStats) { s.Violations++ })
-	l.drop(err, false)
-	return &fault{kind: violated, sent: true, err: err}
-}
+// consume removes the first n bytes of what has come.
+func (l *link) consume(n int) { l.got = l.got[:copy(l.got, l.got[n:])] }
 
 // sleep waits for d and tells whether it was not cut short by ctx.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -26,7 +26,7 @@ func TestTheBackoffGrowsToItsLimitWithFullJitter(t *testing.T) {
 		{0, 0, pauseMin}, {0, 0.5, 500 * time.Millisecond}, {0, 1, time.Second}, {1, 1, 2 * time.Second},
 		{3, 0.25, 2 * time.Second}, {6, 1, 64 * time.Second}, {7, 1, 2 * time.Minute}, {1000000, 0.5, time.Minute}, {-1, 1, time.Second},
 	} {
-		if got := backoff(c.tries, c.r); got != c.want {
+		if got := backoff(c.tries, backoffLast, c.r); got != c.want {
 			t.Errorf("backoff(%d, %v) = %v, want %v", c.tries, c.r, got, c.want)
 		}
 	}

@@ -3,7 +3,8 @@ package modbus
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
+
+	goburrow "github.com/goburrow/modbus"
 )
 
 // The MBAP header: transaction id, protocol id, length (2 bytes each) and unit id (MB-9).
@@ -13,41 +14,46 @@ const (
 	mbapMaxLength = 254 // unit id and the longest PDU
 )
 
-// frameError is a frame that did not come whole, or is none.
-type frameError struct {
-	partial bool // some of its bytes were read: the position in the stream is lost
-	foreign bool // the header cannot be one of Modbus
-	err     error
+// mbap is the framing of Modbus/TCP. With ignoreID the transaction id of an answer says nothing.
+type mbap struct{ ignoreID bool }
+
+func (mbap) packager(unit uint8) goburrow.Packager {
+	h := goburrow.NewTCPClientHandler("")
+	h.SlaveId = unit
+	return h
 }
 
-func (e *frameError) Error() string { return e.err.Error() }
+func (mbap) query(request []byte) query {
+	return query{adu: request, unit: request[mbapHeader-1], pdu: request[mbapHeader:]}
+}
 
-func (e *frameError) Unwrap() error { return e.err }
-
-// readFrame reads one ADU of 8 to 260 bytes; framing is by the header's length only (MB-112). An
-// error is a *frameError.
-func readFrame(r io.Reader) ([]byte, error) {
-	var header [mbapHeader]byte
-	if n, err := io.ReadFull(r, header[:]); err != nil {
-		return nil, &frameError{partial: n > 0, err: err}
+// find cuts by the header's length only (MB-112). An answer with the right id is the answer whatever it
+// holds: what is wrong about it is for the packager and the client to say.
+func (m mbap) find(q query, got []byte) finding {
+	if len(got) < mbapHeader {
+		return finding{}
 	}
-	if protocol := binary.BigEndian.Uint16(header[2:]); protocol != 0 {
-		return nil, &frameError{partial: true, foreign: true, err: fmt.Errorf("not a Modbus answer: protocol id %d", protocol)}
+	if protocol := binary.BigEndian.Uint16(got[2:]); protocol != 0 {
+		return finding{verdict: broken, err: fmt.Errorf("not a Modbus answer: protocol id %d", protocol)}
 	}
-	length := int(binary.BigEndian.Uint16(header[4:]))
+	length := int(binary.BigEndian.Uint16(got[4:]))
 	if length < mbapMinLength || length > mbapMaxLength {
-		return nil, &frameError{partial: true, foreign: true, err: fmt.Errorf("not a Modbus answer: length %d", length)}
+		return finding{verdict: broken, err: fmt.Errorf("not a Modbus answer: length %d", length)}
 	}
-	frame := make([]byte, mbapHeader-1+length)
-	copy(frame, header[:])
-	if _, err := io.ReadFull(r, frame[mbapHeader:]); err != nil {
-		return nil, &frameError{partial: true, err: err}
+	f := finding{verdict: stray, size: mbapHeader - 1 + length, unit: got[mbapHeader-1]}
+	if len(got) < f.size {
+		return finding{}
 	}
-	return frame, nil
+	if m.ignoreID {
+		pdu := got[mbapHeader:f.size]
+		if size, ok := q.expects(pdu); ok && size == len(pdu) && f.unit == q.unit {
+			f.verdict = answer
+		}
+	} else if len(q.adu) > 0 && transaction(got) == transaction(q.adu) {
+		f.verdict = answer
+	}
+	return f
 }
 
 // transaction is the transaction id of an ADU.
 func transaction(adu []byte) uint16 { return binary.BigEndian.Uint16(adu) }
-
-// unitOf is the unit id of an ADU.
-func unitOf(adu []byte) uint8 { return adu[mbapHeader-1] }

@@ -97,7 +97,7 @@ func TestDevicesOfOneUnitShareItsClient(t *testing.T) {
 			{Name: "c", Unit: 2, Points: points("c", Holding, 100*time.Millisecond, 30)},
 		}}
 		r := run(t, cfg, f)
-		if r.devices[0].unit != r.devices[1].unit || r.devices[0].unit == r.devices[2].unit {
+		if d := r.wires[0].devices; d[0].unit != d[1].unit || d[0].unit == d[2].unit {
 			t.Error("units and devices do not match")
 		}
 		f.set(func(f *field) {

@@ -47,10 +47,28 @@ type LinkStats struct {
 	Since         time.Time // of Up, or of its contrary; zero before the first connection
 	LastError     string    // why it is down, or was the last time
 	Connects      uint64
+	Connections   int // that are open now
 	Requests      uint64
 	Timeouts      uint64 // requests without an answer
-	StaleFrames   uint64 // answers that came too late or twice, dropped
+	StaleFrames   uint64 // answers that came too late or twice, or of somebody else, dropped
+	Noise         uint64 // bytes that came instead of an answer that was missed
 	Violations    uint64 // answers that were none; each ended the connection
+}
+
+// open notes a new connection.
+func (s *LinkStats) open(at time.Time) {
+	if s.Connects++; s.Connections == 0 {
+		s.Up, s.Since = true, at
+	}
+	s.Connections++
+}
+
+// close notes the end of a connection.
+func (s *LinkStats) close(at time.Time, why error) {
+	s.LastError = why.Error()
+	if s.Connections--; s.Connections == 0 {
+		s.Up, s.Since = false, at
+	}
 }
 
 // DeviceStats is one device's part of Stats.

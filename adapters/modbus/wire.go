@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,43 +19,68 @@ const (
 	extraMax = 8
 )
 
-// wire is the one goroutine that owns the link and all that was learned about its devices.
+// wire is the one goroutine that owns a link and all that was learned about the units behind it.
 type wire struct {
 	a       *Adapter
 	link    *link
 	devices []*device
+	units   map[uint8]*unit
 	log     zerolog.Logger
-	opened  int  // link.opened when it was last looked at
-	probed  bool // the last turn was a probe
+	// Unbuffered: a job either runs or is still with its caller (MB-50).
+	writes, reads chan *job
+	stopped       chan struct{} // closed when loop has ended
+
+	opened    int       // link.opened when it was last looked at
+	probeFree time.Time // no probe before, for the sake of the units that live
 }
 
-// turn is something to do at a time.
-type turn struct {
-	at time.Time // zero: nothing to do
-	do func(context.Context)
+// newWire makes a wire without devices.
+func newWire(a *Adapter, l *link) *wire {
+	w := &wire{
+		a: a, link: l, log: a.log, units: map[uint8]*unit{},
+		writes: make(chan *job), reads: make(chan *job), stopped: make(chan struct{}),
+	}
+	l.note = func(change func(*LinkStats)) { a.note(func(s *Stats) { change(&s.Link) }) }
+	l.stale = w.noteStale
+	return w
 }
 
-// sooner prefers t to other.
-func (t turn) sooner(other turn) bool {
-	return !t.at.IsZero() && (other.at.IsZero() || t.at.Before(other.at))
+// add gives the wire a device.
+func (w *wire) add(index int) *device {
+	dc := w.a.cfg.Devices[index]
+	if w.units[dc.Unit] == nil {
+		w.units[dc.Unit] = newUnit(dc.Unit, w.link)
+	}
+	d := newDevice(w.a.cfg, index, w.units[dc.Unit])
+	d.wire = w
+	w.devices = append(w.devices, d)
+	return d
 }
 
-// loop works until ctx ends: commands first, then polls by due time, then probes.
+// loop works until ctx ends: commands first, then one request of whoever's turn it is.
 func (w *wire) loop(ctx context.Context) {
+	defer close(w.stopped)
 	now := time.Now()
 	for _, d := range w.devices {
 		d.start(w.a.cfg.Name, now)
 	}
 	for ctx.Err() == nil {
+		w.commands(ctx)
 		t := w.next(time.Now())
-		if t.at.IsZero() || t.at.After(time.Now()) {
-			w.idle(ctx, t.at)
+		if t.due(time.Now()) {
+			t.do(ctx)
 			continue
 		}
-		t.do(ctx)
+		if w.link.cfg.CloseAfterPoll {
+			w.link.drop(errDone, true)
+		}
+		w.idle(ctx, t.at)
 	}
 	w.link.drop(fmt.Errorf("stopped: %w", context.Cause(ctx)), true)
 }
+
+// errDone: a connection was closed because nothing was due.
+var errDone = errors.New("closed after the poll")
 
 // commands serves the writes and reads that wait, writes first; but no more than MB-50 allows.
 func (w *wire) commands(ctx context.Context) {
@@ -64,13 +90,13 @@ func (w *wire) commands(ctx context.Context) {
 			return
 		}
 		select {
-		case j := <-w.a.writes:
+		case j := <-w.writes:
 			w.perform(ctx, j)
 			continue
 		default:
 		}
 		select {
-		case j := <-w.a.reads:
+		case j := <-w.reads:
 			w.perform(ctx, j)
 		default:
 			return
@@ -89,9 +115,9 @@ func (w *wire) idle(ctx context.Context, until time.Time) {
 	select {
 	case <-ctx.Done():
 	case <-due:
-	case j := <-w.a.writes:
+	case j := <-w.writes:
 		w.perform(ctx, j)
-	case j := <-w.a.reads:
+	case j := <-w.reads:
 		w.perform(ctx, j)
 	}
 }
@@ -101,69 +127,38 @@ func (w *wire) perform(ctx context.Context, j *job) {
 	j.do(ctx, w)
 }
 
-// next is what the wire is to do next on its own. A probe costs a timeout most of the time: two never
-// follow each other while a poll is due (MB-53).
-func (w *wire) next(now time.Time) turn {
-	if w.opened != w.link.opened { // a new connection: whoever was offline may be back
-		w.opened = w.link.opened
-		for _, d := range w.devices {
-			d.probeAt = now
-		}
-	}
-	var poll, probe turn
-	for _, d := range w.devices {
-		switch {
-		case d.state != Down:
-			if t := (turn{d.due(), func(ctx context.Context) { w.poll(ctx, d) }}); t.sooner(poll) {
-				poll = t
-			}
-		case w.link.conn != nil:
-			if t := (turn{d.probeAt, func(ctx context.Context) { w.probe(ctx, d) }}); t.sooner(probe) {
-				probe = t
-			}
-		}
-	}
-	if w.link.conn == nil && len(w.devices) > 0 {
-		connect := turn{later(w.link.nextDial, now), w.connect}
-		if connect.sooner(poll) || !connect.at.After(now) {
-			return connect
-		}
-	}
-	if !probe.at.IsZero() && !probe.at.After(now) && !w.probed {
-		return probe
-	}
-	if probe.sooner(poll) && (poll.at.IsZero() || poll.at.After(now)) {
-		return probe
-	}
-	return poll
-}
+// connect opens a link that is down. A failure is logged and counted there, and sets the next try.
+func (w *wire) connect(ctx context.Context) { w.link.ready(ctx, false) }
 
-// later is t, but not before now.
-func later(t, now time.Time) time.Time {
-	if t.Before(now) {
-		return now
-	}
-	return t
-}
+// keepAlive asks a unit that nobody has asked for a while. Whether it answers is for the polls to judge.
+func (w *wire) keepAlive(ctx context.Context, d *device) { w.read(ctx, d, d.probe(), false) }
 
-func (w *wire) connect(ctx context.Context) {
-	w.commands(ctx)
-	w.link.ready(ctx, false) // a failure is logged and counted there, and sets the next try
-}
-
-// probe asks an offline device whether it is back (MB-84).
+// probe asks an offline device whether it is back (MB-84). Its devices share what comes of it. While
+// others live, the next probe that may cost a timeout waits for as long as the mapping says.
 func (w *wire) probe(ctx context.Context, d *device) {
-	w.probed = true
-	w.commands(ctx)
+	began := time.Now()
 	_, f := w.read(ctx, d, d.probe(), false)
+	alive := f == nil || f.alive()
 	switch {
-	case f == nil || f.alive():
+	case alive:
 		w.up(d)
 	case f.kind == aborted:
+		return
 	default:
-		_, high := d.retries()
-		d.retry = min(2*d.retry, high)
-		d.probeAt = time.Now().Add(d.retry)
+		low, _ := d.retries()
+		w.probeFree = began.Add(low)
+	}
+	now := time.Now()
+	for _, o := range w.devices {
+		switch {
+		case o.unit != d.unit || o.state != Down:
+		case alive:
+			o.probeAt = now
+		default:
+			_, high := o.retries()
+			o.retry = min(2*o.retry, high)
+			o.probeAt = now.Add(o.retry)
+		}
 	}
 }
 
@@ -214,4 +209,14 @@ func (w *wire) turnTo(d *device, s State, why *fault) {
 		return
 	}
 	w.log.Info().Str("device", d.Name).Uint8("unit", d.Unit).Msg("device answers")
+}
+
+// noteStale counts a dropped frame for the devices of its unit. Where answers carry no id, one that came
+// too late says that the unit needs more time (MB-25).
+func (w *wire) noteStale(unit uint8) {
+	w.a.noteStale(unit)
+	if u := w.units[unit]; u != nil && w.link.silence > 0 && u.late() {
+		w.log.Warn().Uint8("unit", unit).Stringer("timeout", u.patience).
+			Msg("unit answers later than the link's timeout; it is waited for longer now, set a longer timeout in the mapping")
+	}
 }

@@ -29,18 +29,23 @@ func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Va
 	}
 	d, c := ref.d, ref.d.codecs[ref.i]
 	place := d.place(d.pointBlock(ref.i))
-	if !c.p.Writable || c.p.Table != Coil && c.p.Table != Holding {
+	if a.cfg.ReadOnly || !c.p.Writable || c.p.Table != Coil && c.p.Table != Holding {
 		return fmt.Errorf("%s: %s: %w", place, point, gateway.ErrReadOnly)
 	}
 	send, err := d.writer(c, v)
 	if err != nil {
 		return fmt.Errorf("%s: %s: %w", place, point, err)
 	}
+	if a.writeRate != nil {
+		if err := a.writeRate.Wait(ctx); err != nil {
+			return fmt.Errorf("%s: write: %w: the link takes %g writes a second at most: %w", place, gateway.ErrNoAnswer, a.cfg.WriteRate, err)
+		}
+	}
 	for try := 1; ; try++ {
 		var f *fault
 		j := newJob(ctx)
 		j.do = func(run context.Context, w *wire) { f = w.write(run, j, d, send) }
-		if err := a.submit(a.writes, j); err != nil {
+		if err := d.wire.submit(d.wire.writes, j); err != nil {
 			return fmt.Errorf("%s: write: %w", place, err)
 		}
 		if f == nil {
@@ -104,6 +109,9 @@ var errGone = errors.New("the caller gave up")
 func (w *wire) ask(run context.Context, j *job, d *device, r request) (result []byte, f *fault) {
 	read := r.fc <= byte(Input)
 	for range 2 {
+		if !j.wait(run, d.unit.free) {
+			return nil, &fault{kind: aborted, err: errGone}
+		}
 		if f = w.link.ready(run, true); f != nil {
 			return nil, f
 		}
@@ -111,7 +119,7 @@ func (w *wire) ask(run context.Context, j *job, d *device, r request) (result []
 			return nil, &fault{kind: aborted, err: errGone}
 		}
 		result, f = w.exchange(run, d, r)
-		if f == nil || !f.closed || f.sent {
+		if f == nil || !f.closed || f.sent || w.link.silence > 0 {
 			break
 		}
 		j.retract()
