@@ -170,7 +170,7 @@ func (d *demo) build(name string) error {
 		plant: d.plant, mappingPath: name, stateDir: d.dir, hubAddress: address, roots: d.hub.CAPool(),
 		keys:  func(id mapping.Identity) (identity.Secret, error) { return keys[id.ID], nil },
 		psk:   func(mapping.Listener) func(string) ([]byte, bool) { return psks.find },
-		drain: drainTime, log: log,
+		drain: drainTime, clock: newClock(true), log: log,
 	})
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 
 func runCommand(io streams) *cobra.Command {
 	var state, runtime, level, health string
+	var trustClock bool
 	c := &cobra.Command{
 		Use:   "run [mapping.yaml]",
 		Short: "Run the gateway of a mapping until it is stopped",
@@ -37,18 +38,20 @@ Stopping finishes what is in flight; nothing is lost and nothing is sent twice.`
 			if err != nil {
 				return &failure{exitUsage, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)}
 			}
-			return runGateway(c.Context(), io, runOptions{mappingArgument(args), state, runtime, health, newLogger(io.err, parsed)})
+			return runGateway(c.Context(), io, runOptions{mappingArgument(args), state, runtime, health, trustClock, newLogger(io.err, parsed)})
 		},
 	}
 	c.Flags().StringVar(&state, "state-dir", stateDir(), "directory of the queue")
 	c.Flags().StringVar(&runtime, "runtime-dir", runtimeDir(), "directory of the control socket")
 	c.Flags().StringVar(&health, "health", "127.0.0.1:8080", "address of the page /healthz, or off")
+	c.Flags().BoolVar(&trustClock, "trust-clock", false, "take the machine's clock for right although nothing here keeps it so (no chrony, no systemd-timesyncd)")
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
 }
 
 type runOptions struct {
 	mapping, state, runtime, health string
+	trustClock                      bool
 	log                             zerolog.Logger
 }
 
@@ -75,7 +78,7 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 		return err
 	}
 	service, err := newService(serviceConfig{
-		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, log: o.log,
+		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, clock: newClock(o.trustClock), log: o.log,
 		keys: func(id mapping.Identity) (identity.Secret, error) { return secrets.Resolve(id.Key) },
 		psk:  func(l mapping.Listener) func(string) ([]byte, bool) { return secrets.PSK(l.PSKDir) },
 	})

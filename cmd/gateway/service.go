@@ -48,6 +48,7 @@ type serviceConfig struct {
 	psk func(mapping.Listener) func(identity string) ([]byte, bool)
 	// drain is how long stopping waits for the queue to run empty; 0 only for what is in flight.
 	drain time.Duration
+	clock *clock
 	log   zerolog.Logger
 }
 
@@ -74,7 +75,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	if err := os.MkdirAll(cfg.stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(cfg.stateDir, queueName), Log: cfg.log})
+	queue, err := buffer.Open(queueConfig(cfg))
 	if errors.Is(err, buffer.ErrInUse) {
 		return nil, fmt.Errorf("another gateway works in %s; stop that one or give this one its own --state-dir", cfg.stateDir)
 	}
@@ -112,6 +113,22 @@ func newService(cfg serviceConfig) (*service, error) {
 		return down.Handle(ctx, c)
 	})
 	return s, nil
+}
+
+// queueConfig is the queue as the mapping wants it.
+func queueConfig(cfg serviceConfig) buffer.Config {
+	b := cfg.plant.Buffer
+	c := buffer.Config{
+		Dir: filepath.Join(cfg.stateDir, queueName), MaxBytes: b.MaxBytes, LaneMaxBytes: b.LaneMaxBytes, MaxAge: b.MaxAge,
+		Clock: cfg.clock.Now, Log: cfg.log,
+	}
+	if b.RefuseNew {
+		c.WhenFull = buffer.RefuseNew
+	}
+	if b.Batch != nil {
+		c.Batch = buffer.Batch{MaxBytes: b.Batch.MaxBytes, MaxWait: b.Batch.MaxWait}
+	}
+	return c
 }
 
 // warnOfOrphans names the lanes that hold messages of identities that the mapping no longer has: they
@@ -306,8 +323,8 @@ func (s *service) Status() control.Status {
 	page := control.Status{
 		Mapping: s.cfg.mappingPath, Hub: s.cfg.plant.Hub.Host, PID: os.Getpid(), Started: s.started,
 		Queue: control.QueueStatus{
-			File: filepath.Join(s.cfg.stateDir, queueName), Entries: queue.Entries, Bytes: queue.Bytes,
-			Put: queue.Put, Acked: queue.Acked,
+			Dir: filepath.Join(s.cfg.stateDir, queueName), ID: s.queue.ID(), Clock: s.cfg.clock.Synchrony(),
+			Entries: queue.Entries, Bytes: queue.Bytes, Put: queue.Put, Acked: queue.Acked,
 		},
 	}
 	for _, link := range s.pool.Stats() {

@@ -74,7 +74,7 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	for _, reason := range page.Reasons {
 		fmt.Fprintf(w, "  %s\n", reason)
 	}
-	fmt.Fprintf(w, "queue %s: %s waiting (%s); %s accepted and %s delivered since it was made\n\n", page.Queue.File,
+	fmt.Fprintf(w, "queue %s: %s waiting (%s); %s accepted and %s delivered since it was made\n\n", page.Queue.Dir,
 		humanize.Comma(page.Queue.Entries), humanize.IBytes(uint64(page.Queue.Bytes)),
 		humanize.Comma(int64(page.Queue.Put)), humanize.Comma(int64(page.Queue.Acked)))
 

@@ -4,6 +4,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -63,6 +65,12 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 	return nil
 }
 
+// refused is the status of an answer whose text says why the daemon did not do what it was asked.
+const refused = http.StatusConflict
+
+// Refuse answers a request with the reason why it was not done.
+func Refuse(w http.ResponseWriter, reason error) { http.Error(w, reason.Error(), refused) }
+
 // WriteJSON answers a request with v.
 func WriteJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
@@ -87,27 +95,48 @@ func NewClient(path string) *Client {
 // Get asks for resource ("/status") and decodes the answer into v. The error wraps ErrNotRunning if
 // nobody listens.
 func (c *Client) Get(ctx context.Context, resource string, v any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway"+resource, nil)
+	answer, err := c.do(ctx, http.MethodGet, resource, nil)
 	if err != nil {
 		return err
+	}
+	return decode(answer, c.path+resource, v)
+}
+
+// decode reads the answer to a request into v and closes it.
+func decode(answer *http.Response, from string, v any) error {
+	defer answer.Body.Close()
+	if v == nil {
+		return nil
+	}
+	if err := json.NewDecoder(answer.Body).Decode(v); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return nil
+}
+
+// do asks once and returns an answer of status 200. The daemon's refusal is an error in its words.
+func (c *Client) do(ctx context.Context, method, resource string, body []byte) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://gateway"+resource, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	answer, err := c.http.Do(request)
 	if err != nil {
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-			return fmt.Errorf("%s: %w", c.path, ErrNotRunning)
+			return nil, fmt.Errorf("%s: %w", c.path, ErrNotRunning)
 		case errors.Is(err, fs.ErrPermission):
-			return fmt.Errorf("%s: %w; ask as root or as the gateway's user", c.path, fs.ErrPermission)
+			return nil, fmt.Errorf("%s: %w; ask as root or as the gateway's user", c.path, fs.ErrPermission)
 		}
-		return fmt.Errorf("%s: %w", c.path, err)
+		return nil, fmt.Errorf("%s: %w", c.path, err)
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer, nil
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
-		return fmt.Errorf("%s%s: %s: %s", c.path, resource, answer.Status, text)
+	text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+	if answer.StatusCode == refused {
+		return nil, errors.New(strings.TrimSpace(string(text)))
 	}
-	if err := json.NewDecoder(answer.Body).Decode(v); err != nil {
-		return fmt.Errorf("%s%s: %w", c.path, resource, err)
-	}
-	return nil
+	return nil, fmt.Errorf("%s%s: %s: %s", c.path, resource, answer.Status, bytes.TrimSpace(text))
 }

@@ -17,11 +17,20 @@ type Status struct {
 
 // QueueStatus is the store-and-forward queue as a whole.
 type QueueStatus struct {
-	File    string `json:"file"`
-	Entries int64  `json:"entries"` // waiting for the hub
-	Bytes   int64  `json:"bytes"`   // of those entries
-	Put     uint64 `json:"put"`     // accepted since the queue file was made
-	Acked   uint64 `json:"acked"`   // acknowledged by the hub since then
+	Dir     string    `json:"dir"`
+	ID      string    `json:"id"`    // begins every message id
+	State   string    `json:"state"` // working, full, degraded or unavailable
+	Since   time.Time `json:"since,omitzero"`
+	Reason  string    `json:"reason,omitempty"` // one sentence with the remedy
+	Aside   []string  `json:"aside,omitempty"`  // files that were set aside and are not read
+	Clock   string    `json:"clock,omitempty"`  // what is known about the machine's clock
+	Entries int64     `json:"entries"`          // waiting for the hub
+	Bytes   int64     `json:"bytes"`            // of those entries
+	Put     uint64    `json:"put"`              // accepted since the queue was made
+	Acked   uint64    `json:"acked"`            // acknowledged by the hub since then
+	Dropped uint64    `json:"dropped"`          // by a limit, by the operator or lost to damage since then
+	Files   int       `json:"files"`            // of the queue
+	Size    int64     `json:"file_bytes"`       // of those files
 }
 
 // IdentityStatus is one identity's connection and lane.
