@@ -1,4 +1,5 @@
 # make test    everything that continuous integration runs
+# make fuzz    every fuzz target for FUZZTIME= (built in 10s)
 # make proof   the promise, at length, from SEED= (built in random): power cuts of the queue's disk, IMAGES=
 #              (built in 100,000); kill -9 under load, CYCLES= times (built in 100); the service under a
 #              real systemd, in a container: takes root, and downloads a Debian once
@@ -14,11 +15,19 @@ PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 	coap-client-openssl=libcoap3-bin \
 	/usr/bin/python3=python3 /usr/lib/python3/dist-packages/paho/mqtt/client.py=python3-paho-mqtt
 
-.PHONY: test proof lint build cross bench
+# What reads bytes of strangers: PACKAGE/TARGET.
+FUZZ := $(addprefix hubsim/,FuzzPacketReader FuzzTopics FuzzBag FuzzParseToken FuzzParseUserName)
+FUZZTIME ?= 10s
+
+.PHONY: test fuzz proof lint build cross bench
 
 test: lint cross
 	e2e/peers.sh $(PEERS)
 	$(GO) test -race -timeout 10m ./...
+	$(MAKE) fuzz
+
+fuzz:
+	for target in $(FUZZ); do $(GO) test -run '^$$' -fuzz "^$${target##*/}\$$" -fuzztime $(FUZZTIME) "./$${target%/*}" || exit 1; done
 
 proof:
 	e2e/peers.sh systemd-nspawn=systemd-container debootstrap=debootstrap

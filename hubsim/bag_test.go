@@ -122,28 +122,4 @@ func TestABagIsUsedAgain(t *testing.T) {
 	}
 }
 
-func FuzzBag(f *testing.F) {
-	f.Add([]byte("%24.mid=m1&a=b%20c&d"))
-	f.Add([]byte("?a=1/"))
-	f.Add([]byte("a=1&&=2"))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		var b bag
-		if b.parse(raw) != nil {
-			return
-		}
-		// What was taken survives a proper encoder.
-		var again []string
-		for _, p := range b.pairs {
-			again = append(again, escape(string(p.name))+"="+escape(string(p.value)))
-		}
-		var second bag
-		if err := second.parse([]byte(strings.Join(again, "&"))); err != nil {
-			t.Fatalf("%q became %q: %v", raw, again, err)
-		}
-		if diff := cmp.Diff(b.properties(), second.properties()); diff != "" {
-			t.Fatalf("%q:\n%s", raw, diff)
-		}
-	})
-}
-
 func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }

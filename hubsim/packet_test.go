@@ -268,34 +268,3 @@ func understandConnect(p clientPacket, header byte, body []byte) string {
 	}
 	return ""
 }
-
-func FuzzPacketReader(f *testing.F) {
-	for _, p := range clientPackets(f) {
-		f.Add(p.raw)
-	}
-	f.Add([]byte{0x82, 0x07, 0x00, 0x01, 0x00, 0x02, 0xff, 0xfe, 0x00})
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		r := newPacketReader(iotest.HalfReader(bytes.NewReader(stream)))
-		for {
-			header, body, err := r.next()
-			if err != nil {
-				return
-			}
-			if header>>4 == packets.Publish {
-				p, err := parsePublish(header, body)
-				if err == nil && len(p.topic)+len(p.payload) > len(body) {
-					t.Fatalf("more out than in: %x", body)
-				}
-				continue
-			}
-			packet, err := unpack(header, body)
-			if err != nil {
-				continue
-			}
-			// What was taken means the same when it is written again.
-			if again := encode(packet); header>>4 != packets.Connect && !bytes.HasSuffix(again, body) {
-				t.Fatalf("%x was read as %v, which is %x", body, packet, again)
-			}
-		}
-	})
-}

@@ -108,18 +108,3 @@ func TestTokensCoverTheirResourceAndWhatIsBelowIt(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParseToken(f *testing.F) {
-	f.Add("SharedAccessSignature sr=h%2Fdevices%2Fd&sig=AA%3D%3D&se=1700000000&skn=device")
-	f.Add("SharedAccessSignature sr=&sig=&se=-1")
-	f.Fuzz(func(t *testing.T, text string) {
-		got, err := parseToken(text)
-		if err != nil {
-			return
-		}
-		if got.signedWith(vectorKey) && !strings.Contains(text, "sig=") {
-			t.Fatalf("%q verifies without a signature", text)
-		}
-		_ = got.covers("h", "devices/d")
-	})
-}
