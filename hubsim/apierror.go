@@ -41,6 +41,9 @@ const (
 	errTooLarge
 	errNoAnswer
 	errPrecondition
+	errThrottled
+	errQuota
+	errTier
 	errInternal
 )
 
@@ -65,6 +68,12 @@ func apiError(code apiCode) *Error {
 		return &Error{Status: http.StatusForbidden, Code: 403800, Name: "DeviceMaximumInflightMethodExceeded", Message: "Too many method calls are open for this device."}
 	case errTooLarge:
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: 413001, Name: "MessageTooLarge"}
+	case errThrottled:
+		return &Error{Status: http.StatusTooManyRequests, Code: 429001, Name: "ThrottlingException", Message: "Too many requests; the hub's limit of such operations is exceeded."}
+	case errQuota:
+		return &Error{Status: http.StatusForbidden, Code: 403002, Name: "IotHubQuotaExceeded", Message: "The daily quota of messages is used up."}
+	case errTier:
+		return &Error{Status: http.StatusForbidden, Code: 403010, Name: "OperationNotAvailableInCurrentTier", Message: "A basic hub does not have this."}
 	case errPrecondition:
 		return &Error{Status: http.StatusPreconditionFailed, Code: 412001, Name: "PreconditionFailed"}
 	case errNoAnswer:

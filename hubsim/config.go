@@ -30,6 +30,9 @@ type Config struct {
 	// RetainProperty is the application property that a message with RETAIN gets, value "true"
 	// (D2C-22); "" is "mqtt-retain".
 	RetainProperty string
+	// Limits are the hub's throttles and its daily quota; the zero Limits are none. TierLimits gives
+	// those of an edition.
+	Limits Limits
 	// RefuseFilters answers a SUBSCRIBE to an undocumented filter with 0x80 rather than closing the
 	// connection (open question Q4).
 	RefuseFilters bool

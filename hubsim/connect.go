@@ -36,6 +36,9 @@ func (s *session) connect(ctx context.Context) error {
 	if bad == nil {
 		bad = s.hub.dialledRefusal(packet.ClientIdentifier)
 	}
+	if bad == nil {
+		bad = s.queue(ctx)
+	}
 	if bad != nil {
 		return s.turnAway(packet, bad)
 	}
@@ -58,7 +61,8 @@ func (s *session) take(p *packets.ConnectPacket, got admission) {
 	s.topics = topicsOf(got.id.DeviceID, got.id.ModuleID)
 	s.expires = got.expires.Add(s.hub.cfg.ExpiryGrace)
 	s.idle = idleLimit(p.Keepalive)
-	s.dials = [2]*dial{s.hub.dials.of(""), s.hub.dials.of(got.id.name())}
+	s.dials = s.hub.dials.about(got.id.name())
+	s.out.dials = s.dials[:]
 	if p.WillFlag {
 		s.will = p
 	}
@@ -163,6 +167,8 @@ func (h *Hub) checkToken(t token, id *identity, now time.Time) error {
 	switch {
 	case !t.covers(h.cfg.HostName, path):
 		return wrong("SAS-3, SAS-8", "sr %q does not cover %s/%s", t.resource, h.cfg.HostName, path)
+	case t.expiry.Unix() <= id.expired.Load():
+		return wrong("CON-35", "a dial made it expire; a token of a later expiry is taken")
 	case !now.Before(t.expiry):
 		return wrong("CON-35, CON-40", "it expired on %s; is the clock right?", t.expiry.UTC().Format(time.RFC3339))
 	}
@@ -190,9 +196,24 @@ func (h *Hub) checkPolicy(t token, want right) error {
 
 // dialledRefusal is what RefuseConnects asks for.
 func (h *Hub) dialledRefusal(clientID string) *refusal {
-	for _, identity := range []string{"", clientID} {
-		if code, refused := h.dials.of(identity).refuseConnect(); refused {
+	for _, d := range h.dials.about(clientID) {
+		if code, refused := d.refuseConnect(time.Now()); refused {
 			return refuse(code, errDialled)
+		}
+	}
+	return nil
+}
+
+// queue makes a connection wait while they come faster than the hub's limit (THR-20).
+func (s *session) queue(ctx context.Context) *refusal {
+	wait, err := s.hub.limits.take(connectOperation, 0, time.Now())
+	if err != nil {
+		return refuse(packets.ErrRefusedServerUnavailable, wrong("CON-37, THR-2, THR-20", "connections come faster than the hub's limit, and too many wait already (429001)"))
+	}
+	if wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
 		}
 	}
 	return nil

@@ -1,7 +1,9 @@
 package hubsim
 
 import (
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
@@ -51,6 +53,10 @@ func (s *session) telemetry(p publish, rest []byte) error {
 			return errKicked
 		}
 	}
+	wait, err := s.hub.take(telemetryOperation, len(p.payload)+s.bag.size(), s.dials)
+	if err != nil {
+		return rejected(err)
+	}
 	r := record{generation: s.id.GenerationID, marks: s.marks, identity: s.topics.id, bag: rest, body: p.payload}
 	if p.retain {
 		r.marks |= markRetain
@@ -59,14 +65,31 @@ func (s *session) telemetry(p publish, rest []byte) error {
 		r.marks |= markDup
 	}
 	stored, err := s.store(&r)
-	if err != nil || p.qos == 0 {
+	if err != nil {
 		return err
+	}
+	s.inject()
+	if p.qos == 0 {
+		return nil
 	}
 	a := pendingAck{packet: p.packet}
 	if !stored {
 		a.sequence = r.sequence
 	}
+	if wait > 0 {
+		a.due = time.Now().Add(wait)
+	}
 	return s.acknowledge(a)
+}
+
+// rejected is the end of a connection whose message was one too many: MQTT has no other way to say so
+// (THR-18, THR-22).
+func rejected(err error) error {
+	var bad *Error
+	if errors.As(err, &bad) && bad.Name == apiError(errQuota).Name {
+		return violates("CLOSE-13, THR-22", "a message beyond the daily quota (403002)")
+	}
+	return violates("CLOSE-14, THR-17, THR-18", "messages come faster than the hub's limit, and too many wait already (429001)")
 }
 
 // store takes a message in; stored is false if the disk is still to be waited for.

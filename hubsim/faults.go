@@ -1,93 +1,9 @@
 package hubsim
 
 import (
-	"sync"
-	"sync/atomic"
+	"fmt"
 	"time"
 )
-
-// dials are the faults that a test has set.
-type dials struct {
-	mu  sync.Mutex // guards all
-	all map[string]*dial
-}
-
-// dial holds the faults of one identity, or those for every identity.
-type dial struct {
-	armed atomic.Bool // false: nothing is set, and nobody needs to look
-
-	mu       sync.Mutex // guards the fields below
-	dropAcks int
-	delay    time.Duration
-	refuse   int
-	code     byte
-	closeIn  int
-}
-
-// of is the dial of an identity; "" is the one for every identity.
-func (d *dials) of(identity string) *dial {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	one := d.all[identity]
-	if one == nil {
-		one = &dial{}
-		d.all[identity] = one
-	}
-	return one
-}
-
-// set changes a dial.
-func (d *dials) set(identity string, change func(*dial)) {
-	one := d.of(identity)
-	one.mu.Lock()
-	defer one.mu.Unlock()
-	change(one)
-	one.armed.Store(one.dropAcks > 0 || one.delay > 0 || one.refuse > 0 || one.closeIn > 0)
-}
-
-// refuseConnect tells whether this CONNECT is to be refused, and how.
-func (d *dial) refuseConnect() (code byte, refused bool) {
-	if !d.armed.Load() {
-		return 0, false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.refuse <= 0 {
-		return 0, false
-	}
-	d.refuse--
-	return d.code, true
-}
-
-// closeNow counts a PUBLISH and tells whether it is the one that closes.
-func (d *dial) closeNow() bool {
-	if !d.armed.Load() {
-		return false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closeIn <= 0 {
-		return false
-	}
-	d.closeIn--
-	return d.closeIn == 0
-}
-
-// onAck changes a PUBACK that is about to be queued.
-func (d *dial) onAck(a *pendingAck) {
-	if !d.armed.Load() {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.dropAcks > 0 && !a.drop {
-		d.dropAcks--
-		a.drop = true
-	}
-	if d.delay > 0 {
-		a.due = time.Now().Add(d.delay)
-	}
-}
 
 // DropAcks lets the next n PUBACKs to the identity ("device" or "device/module") vanish; the messages
 // are stored. With "" it is the next n of the hub, whoever they are for. 0 ends it.
@@ -112,31 +28,93 @@ func (h *Hub) CloseOnPublish(identity string, nth int) {
 	h.dials.set(identity, func(d *dial) { d.closeIn = nth })
 }
 
+// CutMidPacket sends the next packet to the identity, or packets if several leave together, but for the
+// last byte and cuts the connection. With "" it is the next packet of the hub. It happens once.
+func (h *Hub) CutMidPacket(identity string) {
+	h.dials.of(identity).cut.Store(true)
+}
+
+// Throttle lets the identity, or with "" all of them together, do perSecond messages, twin requests and
+// method calls a second. What is beyond waits up to ten seconds and is rejected then: a message closes
+// the connection, twin requests and method calls get 429 (THR-17 to THR-19). 0 rejects everything, a
+// negative rate ends it.
+func (h *Hub) Throttle(identity string, perSecond float64) {
+	h.throttle(identity, perSecond, time.Time{})
+}
+
+func (h *Hub) throttle(identity string, perSecond float64, until time.Time) {
+	h.dials.set(identity, func(d *dial) {
+		d.throttled = window{perSecond >= 0, until}
+		d.throttle = &meter{rate: perSecond, burst: time.Second, backlog: 10 * time.Second}
+		if perSecond > 0 {
+			d.throttle = newMeter(perSecond, Limits{Burst: time.Second, Backlog: 10 * time.Second})
+		}
+	})
+}
+
+// ExhaustQuota makes as if the daily quota of messages were used up for the identity, "" for everybody:
+// it connects, and its next message closes the connection (CLOSE-13). false ends it.
+func (h *Hub) ExhaustQuota(identity string, on bool) {
+	h.dials.set(identity, func(d *dial) { d.quota = window{on: on} })
+}
+
+// FailTwins answers the next n twin requests of the identity, "" of anybody, with an HTTP status of 400
+// to 599, such as 429 or 500. n = 0 ends it.
+func (h *Hub) FailTwins(identity string, status, n int) {
+	h.dials.set(identity, func(d *dial) { d.status, d.failTwins = status, n })
+}
+
 // Kick cuts the connection of the identity, "" of everybody, without a word, and returns once the hub
 // has let go of it. It tells whether there was one.
 func (h *Hub) Kick(identity string) bool {
-	var cut []*session
-	for _, id := range h.registry.list() {
-		if s := id.connection(); s != nil && (identity == "" || identity == id.name()) {
-			s.kill(errKicked)
-			cut = append(cut, s)
-		}
-	}
-	for _, s := range cut {
-		<-s.ended
-	}
-	return len(cut) > 0
+	return h.cut(identity, func(s *session) bool {
+		s.kill(errKicked)
+		return true
+	})
 }
 
-// Faults is one setting of the dials, as POST /hubsim/faults takes it. Fields that are left out change
-// nothing.
+// ExpireTokens makes as if the token of the identity, "" those of everybody who is connected, had run
+// out with its grace: the connection is cut, and only a token of a later expiry is taken again (CON-48).
+// It tells whether there was a connection.
+func (h *Hub) ExpireTokens(identity string) bool {
+	return h.cut(identity, func(s *session) bool {
+		if s.expires.IsZero() {
+			return false
+		}
+		s.id.expired.Store(s.expires.Add(-h.cfg.ExpiryGrace).Unix())
+		s.kill(errExpired)
+		return true
+	})
+}
+
+// cut lets end choose and end sessions of an identity, "" of everybody, and waits until they have ended.
+func (h *Hub) cut(identity string, end func(*session) bool) bool {
+	var all []*session
+	for _, id := range h.registry.list() {
+		if s := id.connection(); s != nil && (identity == "" || identity == id.name()) && end(s) {
+			all = append(all, s)
+		}
+	}
+	for _, s := range all {
+		<-s.ended
+	}
+	return len(all) > 0
+}
+
+// Faults is one setting of the dials, as POST /hubsim/faults takes it; each field does what the method of
+// Hub with its name does. Fields that are left out change nothing.
 type Faults struct {
-	Identity       string    `json:"identity"` // "device" or "device/module", "" is everybody
-	DropAcks       *int      `json:"dropAcks,omitempty"`
-	DelayAcks      *string   `json:"delayAcks,omitempty"` // a duration such as "250ms"
-	RefuseConnects *Refusals `json:"refuseConnects,omitempty"`
-	CloseOnPublish *int      `json:"closeOnPublish,omitempty"`
-	Kick           bool      `json:"kick,omitempty"`
+	Identity       string        `json:"identity"` // "device" or "device/module", "" is everybody
+	DropAcks       *int          `json:"dropAcks,omitempty"`
+	DelayAcks      *string       `json:"delayAcks,omitempty"` // a duration such as "250ms"
+	RefuseConnects *Refusals     `json:"refuseConnects,omitempty"`
+	CloseOnPublish *int          `json:"closeOnPublish,omitempty"`
+	CutMidPacket   bool          `json:"cutMidPacket,omitempty"`
+	Throttle       *float64      `json:"throttle,omitempty"` // a second; 0 rejects everything, -1 ends it
+	ExhaustQuota   *bool         `json:"exhaustQuota,omitempty"`
+	FailTwins      *TwinFailures `json:"failTwins,omitempty"`
+	ExpireTokens   bool          `json:"expireTokens,omitempty"`
+	Kick           bool          `json:"kick,omitempty"`
 }
 
 // Refusals says how many CONNECTs are answered with which CONNACK return code.
@@ -145,13 +123,24 @@ type Refusals struct {
 	Count int  `json:"count"`
 }
 
-// apply sets what f names; kicked tells whether a connection was cut.
-func (h *Hub) apply(f Faults) (kicked bool, err error) {
+// TwinFailures says how many twin requests are answered with which status.
+type TwinFailures struct {
+	Status int `json:"status"`
+	Count  int `json:"count"`
+}
+
+// apply sets what f names, or nothing if a value is wrong; cut tells whether a connection was cut.
+func (h *Hub) apply(f Faults) (cut bool, err error) {
+	var delay time.Duration
 	if f.DelayAcks != nil {
-		delay, err := time.ParseDuration(*f.DelayAcks)
-		if err != nil {
+		if delay, err = time.ParseDuration(*f.DelayAcks); err != nil {
 			return false, err
 		}
+	}
+	if t := f.FailTwins; t != nil && (t.Status < 400 || t.Status > 599) {
+		return false, fmt.Errorf("failTwins: status %d is not within [400; 599]", t.Status)
+	}
+	if f.DelayAcks != nil {
 		h.DelayAcks(f.Identity, delay)
 	}
 	if f.DropAcks != nil {
@@ -163,5 +152,20 @@ func (h *Hub) apply(f Faults) (kicked bool, err error) {
 	if f.CloseOnPublish != nil {
 		h.CloseOnPublish(f.Identity, *f.CloseOnPublish)
 	}
-	return f.Kick && h.Kick(f.Identity), nil
+	if f.CutMidPacket {
+		h.CutMidPacket(f.Identity)
+	}
+	if f.Throttle != nil {
+		h.Throttle(f.Identity, *f.Throttle)
+	}
+	if f.ExhaustQuota != nil {
+		h.ExhaustQuota(f.Identity, *f.ExhaustQuota)
+	}
+	if f.FailTwins != nil {
+		h.FailTwins(f.Identity, f.FailTwins.Status, f.FailTwins.Count)
+	}
+	if f.ExpireTokens {
+		cut = h.ExpireTokens(f.Identity)
+	}
+	return f.Kick && h.Kick(f.Identity) || cut, nil
 }

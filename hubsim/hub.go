@@ -27,6 +27,7 @@ type Hub struct {
 	registry *registry
 	store    *store
 	dials    *dials
+	limits   *limiter     // nil without limits
 	mqtt     net.Listener // plain; TLS is on top of it
 	https    net.Listener
 	tls      *tls.Config
@@ -42,7 +43,7 @@ type Hub struct {
 // nothing: call Run, which also lets go of the listeners. It fails if an address is in use, or if Dir
 // is another hub's, cannot be written, or is damaged.
 func New(cfg Config) (*Hub, error) {
-	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}}
+	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}, limits: newLimiter(cfg.Limits)}
 	if err := h.open(); err != nil {
 		h.release()
 		return nil, fmt.Errorf("hubsim: %w", err)

@@ -93,6 +93,9 @@ func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error
 	if err != nil {
 		return MethodResult{}, err
 	}
+	if err := h.queueMethod(ctx, id, len(c.Payload)); err != nil {
+		return MethodResult{}, err
+	}
 	s, err := waitSubscribed(ctx, id, c.ConnectTimeout)
 	if err != nil {
 		return MethodResult{}, err
@@ -126,8 +129,25 @@ func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error
 	}
 }
 
+// queueMethod makes a call wait while they come faster than the hub's limit (METH-22, THR-6, THR-21).
+func (h *Hub) queueMethod(ctx context.Context, id *identity, size int) error {
+	wait, err := h.take(methodOperation, size, h.dials.about(id.name()))
+	if err != nil || wait <= 0 {
+		return err
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // callee checks a call and finds whom it is for.
 func (h *Hub) callee(c MethodCall) (*identity, error) {
+	if h.cfg.Limits.Basic {
+		return nil, apiError(errTier)
+	}
 	if c.Name == "" || strings.ContainsFunc(c.Name, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`$()<>@,;:\"/[]?={}`, r)
 	}) {
@@ -181,6 +201,9 @@ func (s *session) methodAnswer(rest, payload []byte) error {
 	}
 	if len(payload) > maxMethodPayload {
 		return violates("METH-8", "a method answer of %d bytes, the limit is %d", len(payload), maxMethodPayload)
+	}
+	if err := s.hub.limits.count(len(payload), time.Now()); err != nil {
+		return rejected(err)
 	}
 	answered, waiting := s.calls.finish(rid)
 	if !waiting {

@@ -21,7 +21,8 @@ const (
 // its message is stored. One goroutine writes: what came together while it wrote leaves in one write.
 type outbox struct {
 	conn  net.Conn
-	limit int // of PUBACKs that wait (D2C-26)
+	limit int     // of PUBACKs that wait (D2C-26)
+	dials []*dial // set before run
 
 	mu      sync.Mutex // guards the fields below
 	buf     []byte     // the next write
@@ -145,6 +146,12 @@ func (o *outbox) write(data []byte) error {
 	}
 	if err := o.conn.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
 		return err
+	}
+	for _, d := range o.dials {
+		if d.cut.Load() && d.cut.CompareAndSwap(true, false) {
+			_, _ = o.conn.Write(data[:len(data)-1])
+			return errKicked
+		}
 	}
 	_, err := o.conn.Write(data)
 	return err

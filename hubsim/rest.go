@@ -73,6 +73,11 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 			if checkVersion(r.URL.Query().Get("api-version")) != nil {
 				return nil, apiError(errVersion)
 			}
+			if want != serviceConnect {
+				if err := h.queueRequest(r, registryOperation, 0); err != nil {
+					return nil, err
+				}
+			}
 			return f(r)
 		}))
 	}
@@ -112,6 +117,20 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 		http.NotFound(w, r)
 	})
 	return unblocked(mux)
+}
+
+// queueRequest makes a request wait while such operations come faster than the hub's limit (THR-1, THR-21).
+func (h *Hub) queueRequest(r *http.Request, op operation, size int) error {
+	wait, err := h.limits.take(op, size, time.Now())
+	if err != nil || wait <= 0 {
+		return err
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
 }
 
 // unblocked cuts the reads and writes of a request short when the server stops.

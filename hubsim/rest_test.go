@@ -338,9 +338,34 @@ func TestFaultsAreDialledOverREST(t *testing.T) {
 	c = hub.rawConnected(t, "dev1", true)
 	set(`{"kick":true}`, `{"kicked":true}`)
 	c.expectClosed()
-	if status, code, _ := service.do("POST", "/hubsim/faults", `{"delayAcks":"soon"}`); status != 400 || code != "ArgumentInvalid" {
-		t.Errorf("a bad duration: %d %s", status, code)
+	for _, body := range []string{`{"delayAcks":"soon"}`, `{"failTwins":{"status":200,"count":1}}`, `{"dropAcks":"x"}`} {
+		if status, code, _ := service.do("POST", "/hubsim/faults", body); status != 400 || code != "ArgumentInvalid" {
+			t.Errorf("%s: %d %s", body, status, code)
+		}
 	}
+	c = hub.rawConnected(t, "dev1", true)
+	c.subscribe(1, 0, twinResults)
+	set(`{"failTwins":{"status":503,"count":1}}`, `{"kicked":false}`)
+	c.publish(twinGet+"1", 0, 0, "")
+	if p := c.expect(packets.Publish); p.TopicName != twinAnswered+"503/?$rid=1" {
+		t.Errorf("a twin request that is to fail: %s", p.TopicName)
+	}
+	set(`{"identity":"dev1","throttle":0}`, `{"kicked":false}`)
+	c.publish(dev1Events, 1, 1, "x")
+	c.expectClosed()
+	set(`{"identity":"dev1","throttle":-1,"exhaustQuota":true}`, `{"kicked":false}`)
+	c = hub.rawConnected(t, "dev1", true)
+	c.publish(dev1Events, 1, 1, "x")
+	c.expectClosed()
+	set(`{"identity":"dev1","exhaustQuota":false,"cutMidPacket":true}`, `{"kicked":false}`)
+	refused = hub.raw(t)
+	refused.sendPacket(hub.connectPacket(t, "dev1", true))
+	if p, err := refused.next(); err == nil {
+		t.Errorf("a whole packet of type %d came", p.FixedHeader.Type)
+	}
+	c = hub.rawConnected(t, "dev1", true)
+	set(`{"identity":"dev1","expireTokens":true}`, `{"kicked":true}`)
+	c.expectClosed()
 }
 
 // A request may not keep the hub from stopping, however slow its client is.

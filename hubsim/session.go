@@ -27,6 +27,7 @@ var (
 	errTakenOver  = wrong("CON-45, CLOSE-11", "another connection with the same id took over (400027)")
 	errKicked     = errors.New("cut by a dial")
 	errDialled    = errors.New("refused by a dial")
+	errInjected   = wrong("D2C-30", "cut by a fault that a message of it asked for")
 	errIdle       = wrong("CON-42, CLOSE-9", "no packet for one and a half keep-alives (404104)")
 	errExpired    = wrong("CON-48, CLOSE-10", "the token expired and the grace is over (401003)")
 	errTurnedAway = errors.New("refused") // logged with the true reason where it was refused
@@ -58,7 +59,8 @@ type session struct {
 	waiter waiter
 	calls  calls
 
-	twinMessages atomic.Uint32 // at QoS 1
+	twinMessages atomic.Uint32  // at QoS 1
+	injections   sync.WaitGroup // faults that wait for their time (D2C-30)
 
 	once    sync.Once
 	reason  error         // why it is closing; readable once closing is closed
@@ -107,6 +109,15 @@ func (s *session) kill(reason error) {
 	})
 }
 
+// hangUp is kill that says goodbye on the TLS layer.
+func (s *session) hangUp(reason error) {
+	s.once.Do(func() {
+		s.reason = reason
+		close(s.closing)
+		_ = s.conn.Close()
+	})
+}
+
 // cause is why the session is closing, nil if it is not.
 func (s *session) cause() error {
 	select {
@@ -142,6 +153,7 @@ func (s *session) run(ctx context.Context) {
 	cut := time.AfterFunc(linger, func() { _ = s.abort() }) // if the client does not read
 	writer.Wait()
 	cut.Stop()
+	s.injections.Wait()
 	s.calls.fail()
 	s.leaveWill(err)
 	s.logEnd(err)

@@ -46,7 +46,7 @@ func newPipeHub(t *testing.T, cfg Config) *pipeHub {
 	t.Helper()
 	log := &lockedBuffer{}
 	cfg.HostName, cfg.Log = "contoso.azure-devices.net", zerolog.New(log)
-	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}}
+	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}, limits: newLimiter(cfg.Limits)}
 	h.store = newStore("", h.cfg.MaxStored, nil)
 	var err error
 	if h.state, err = openState(""); err != nil {

@@ -68,13 +68,20 @@ func (s *session) twinRequest(rest, payload []byte) error {
 	var body []byte
 	switch request.path {
 	case "GET/":
-		body, err = s.hub.readTwin(s.id)
+		if err = s.queueTwin(twinRead, 0); err == nil {
+			body, err = s.hub.readTwin(s.id)
+		}
 	case "PATCH/properties/reported/":
 		var version uint64
-		version, err = s.hub.reportTwin(s.id, payload, request.base)
+		if err = s.queueTwin(twinUpdate, len(payload)); err == nil {
+			version, err = s.hub.reportTwin(s.id, payload, request.base)
+		}
 		topic = fmt.Sprintf("204/?$rid=%s&$version=%d", request.rid, version)
 	default:
 		err = wrong("TWIN-19", "%s%s is neither a GET nor a PATCH of reported properties", twinPrefix, request.path)
+	}
+	if cause := s.cause(); cause != nil {
+		return cause
 	}
 	if err != nil {
 		bad := twinError(err)
@@ -85,6 +92,28 @@ func (s *session) twinRequest(rest, payload []byte) error {
 		}
 	}
 	return s.answerTwin(topic, body)
+}
+
+// queueTwin makes a request wait while they come faster than the hub's limit (THR-7, THR-8, THR-19).
+func (s *session) queueTwin(op operation, size int) error {
+	if s.hub.cfg.Limits.Basic {
+		return apiError(errTier)
+	}
+	for _, d := range s.dials {
+		if err := d.failTwin(); err != nil {
+			return err
+		}
+	}
+	wait, err := s.hub.take(op, size, s.dials)
+	if err != nil || wait <= 0 {
+		return err
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-s.closing:
+		return s.reason
+	}
 }
 
 // twinError is err as the hub's errors show it: what is wrong with a document is 400 (TWIN-33).
@@ -143,6 +172,9 @@ func (h *Hub) notifyDesired(id *identity, patch object, version uint64) error {
 	body, err := appendObject(nil, patch, version)
 	if err != nil {
 		return err
+	}
+	if h.limits.count(len(body), time.Now()) != nil {
+		return nil // the quota counts notifications too (THR-14)
 	}
 	packet := s.message(desiredPrefix+"?$version="+strconv.FormatUint(version, 10), body, qos)
 	if !s.out.offer(packet) {

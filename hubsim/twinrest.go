@@ -28,7 +28,7 @@ type twinProperties struct {
 }
 
 func (h *Hub) getTwin(r *http.Request) (any, error) {
-	id, err := h.identityOf(r)
+	id, err := h.twinOwner(r, twinRead, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -40,11 +40,11 @@ func (h *Hub) getTwin(r *http.Request) (any, error) {
 // changeTwin is PATCH, which merges, and PUT, which replaces (SVC-16). The reported properties and the
 // hub's own fields of a whole twin in the body change nothing.
 func (h *Hub) changeTwin(r *http.Request) (any, error) {
-	id, err := h.identityOf(r)
+	text, err := readBody(r)
 	if err != nil {
 		return nil, err
 	}
-	text, err := readBody(r)
+	id, err := h.twinOwner(r, twinUpdate, len(text))
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +57,18 @@ func (h *Hub) changeTwin(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return answer, stored.wait()
+}
+
+// twinOwner is whose twin a path names, once the hub's limits let the request through.
+func (h *Hub) twinOwner(r *http.Request, op operation, size int) (*identity, error) {
+	if h.cfg.Limits.Basic {
+		return nil, apiError(errTier)
+	}
+	id, err := h.identityOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return id, h.queueRequest(r, op, size)
 }
 
 // parseEdit takes tags and desired properties out of a body; PUT empties what it leaves out.
