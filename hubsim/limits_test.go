@@ -187,6 +187,7 @@ func TestConnectionsBeyondTheLimitWaitThenAreRefusedWithThree(t *testing.T) {
 		}
 		third := h.dial(t)
 		third.send(encode(h.connectPacket(t, "dev3", time.Hour)))
+		synctest.Wait()
 		fourth := h.dial(t)
 		fourth.send(encode(h.connectPacket(t, "dev4", time.Hour)))
 		got := make([]byte, 4)
