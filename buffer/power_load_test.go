@@ -154,7 +154,7 @@ func (l *load) read(ctx context.Context, lane int) error {
 }
 
 func powerConfig(at string) buffer.Config {
-	return buffer.Config{Path: filepath.Join(at, "queue.db")}
+	return buffer.Config{Dir: filepath.Join(at, "queue")}
 }
 
 // powerFormat is what a record of the load must say to be of use for this program's queue.

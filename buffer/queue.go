@@ -90,7 +90,7 @@ const (
 // after a second if another process has the file, ErrFormat if the file is not a queue or of a
 // newer program, in which case it is left untouched, and ErrDamaged.
 func Open(cfg Config) (*Queue, error) {
-	if err := os.Mkdir(cfg.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("buffer: the directory of the queue: %w", err)
 	}
 	lock, err := lockDirectory(cfg.Dir)
@@ -123,6 +123,14 @@ func Open(cfg Config) (*Queue, error) {
 	}
 	q.recent = newRecent(recentEntries, recentBytes, q.committer.global+1)
 	return q, nil
+}
+
+// makeDir makes the directory unless it is there. Its name is on disk when makeDir returns.
+func makeDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
 }
 
 // ID is the random id that the file got at its birth, 16 hexadecimal digits. Together with an

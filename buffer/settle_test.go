@@ -165,7 +165,9 @@ func TestAcknowledgementsThatWereTakenBackAreTriedAgain(t *testing.T) {
 		next(t, q.Lane("a"), 0, 3)
 		next(t, q.Lane("b"), 0, 2)
 		away := generation(path, 1) + ".away"
-		disk.next(func(tx *bbolt.Tx) error { return errors.Join(lost(syscall.EIO)(tx), os.Rename(generation(path, 1), away)) })
+		disk.next(func(tx *bbolt.Tx) error {
+			return errors.Join(lost(syscall.EIO)(tx), os.Rename(generation(path, 1), away))
+		})
 		q.Lane("a").Ack(2)
 		pass(1500 * time.Millisecond)
 		q.Lane("b").Ack(1) // is kept while it is not known what became of the others
