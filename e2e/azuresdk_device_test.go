@@ -19,6 +19,8 @@ type sdkRun struct {
 	sdkVariant
 	hub *hubsim.Hub
 	cfg sdkConfig
+	// hasTwin tells that it has asked for its twin.
+	hasTwin bool
 }
 
 // Every way of using Microsoft's SDK goes through the same life; what the hub holds is looked at as well
@@ -33,6 +35,7 @@ func TestMicrosoftsSDKFindsAnIoTHub(t *testing.T) {
 			r.do("open", nil)
 			r.sendsTelemetry()
 			r.answersMethods()
+			r.seesItsTwin()
 			r.comesBackAfterADrop()
 			r.losesToAnother()
 		})
@@ -113,6 +116,64 @@ func (r *sdkRun) answersMethods() {
 	}
 }
 
+// twin is the twin as the SDK has it, and as the hub's service side has it.
+type twin struct {
+	Desired, Reported map[string]any
+}
+
+// ask reads the twin at the service side, or with a body patches it.
+func (r *sdkRun) twinAt(method, body string) twin {
+	r.t.Helper()
+	path := "/twins/dev1"
+	if r.module != "" {
+		path += "/modules/" + r.module
+	}
+	var all struct{ Properties twin }
+	serviceOf(r.t, r.hub).do(method, path+"?api-version=2021-04-12", body, &all)
+	delete(all.Properties.Desired, "$metadata")
+	delete(all.Properties.Reported, "$metadata")
+	return all.Properties
+}
+
+func (r *sdkRun) seesItsTwin() {
+	r.t.Helper()
+	r.twinAt("PATCH", `{"properties":{"desired":{"interval":10,"nested":{"a":1,"b":2}}}}`)
+	r.agrees(twin{
+		Desired:  map[string]any{"interval": 10.0, "nested": map[string]any{"a": 1.0, "b": 2.0}, "$version": 2.0},
+		Reported: map[string]any{"$version": 1.0},
+	})
+	r.do("report", fields{"patch": fields{"fw": "1.0", "gone": 1}})
+	r.do("report", fields{"patch": fields{"gone": nil}})
+	r.twinAt("PATCH", `{"properties":{"desired":{"interval":20,"nested":{"a":null}}}}`)
+	// The SDK hands out what it was asked for once, then what changes.
+	r.hasTwin = true
+	if want, got := `{"interval":20,"nested":{"a":null},"$version":3}`, string(r.event(2, "desired").Payload); got != want {
+		r.t.Errorf("the change is %s, want %s", got, want)
+	}
+	r.agrees(twin{
+		Desired:  map[string]any{"interval": 20.0, "nested": map[string]any{"b": 2.0}, "$version": 3.0},
+		Reported: map[string]any{"fw": "1.0", "$version": 3.0},
+	})
+	if got := r.answer(r.ask("report", fields{"patch": fields{"bad.name": 1}})); got.Error == "" {
+		r.t.Error("a bad property name is reported without an error")
+	}
+}
+
+// agrees wants the SDK and the service side to see the same twin.
+func (r *sdkRun) agrees(want twin) {
+	r.t.Helper()
+	var mine twin
+	if err := json.Unmarshal(r.do("twin", nil), &mine); err != nil {
+		r.t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, r.twinAt("GET", "")); diff != "" {
+		r.t.Errorf("the twin at the hub (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want, mine); diff != "" {
+		r.t.Errorf("the twin at the SDK (-want +got):\n%s", diff)
+	}
+}
+
 // comesBackAfterADrop cuts the connection: the SDK connects again by itself and is what it was.
 func (r *sdkRun) comesBackAfterADrop() {
 	r.t.Helper()
@@ -139,7 +200,7 @@ func (r *sdkRun) losesToAnother() {
 	r.isWellWith("after the take-over")
 }
 
-// isWellWith sends a message with this body and calls a method.
+// isWellWith sends a message with this body, calls a method and changes the twin.
 func (r *sdkRun) isWellWith(body string) {
 	r.t.Helper()
 	before := r.hub.Messages(0, 1<<20)
@@ -150,6 +211,13 @@ func (r *sdkRun) isWellWith(body string) {
 	}
 	if got, err := r.call("reboot", json.RawMessage("1")); err != nil || got.Status != 200 {
 		r.t.Errorf("%s a method is answered %d, %v", body, got.Status, err)
+	}
+	if r.hasTwin {
+		change := `"step":"` + body + `"`
+		r.twinAt("PATCH", `{"properties":{"desired":{`+change+`}}}`)
+		r.find(1, body+" a change of the twin", func(l sdkLine) bool {
+			return l.Event == "desired" && strings.Contains(string(l.Payload), change)
+		})
 	}
 }
 

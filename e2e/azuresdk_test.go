@@ -61,9 +61,10 @@ type sdkDevice struct {
 	done  chan struct{}
 	asked int
 
-	mu     sync.Mutex // guards the fields below
-	lines  []sdkLine
-	stderr transcript
+	said transcript // all of it
+
+	mu    sync.Mutex // guards lines
+	lines []sdkLine
 }
 
 // startSDK runs a device against hub. The SDK is as it comes from npm; where the ports of its hub are is
@@ -79,7 +80,7 @@ func startSDK(t *testing.T, hub *hubsim.Hub, cfg sdkConfig) *sdkDevice {
 	cmd := exec.Command("node", "--require", "./ports.js", "device.js", string(text))
 	cmd.Dir = "azure-sdk"
 	cmd.Env = append(os.Environ(), "HUB_MQTT="+hub.MQTTAddr(), "HUB_HTTPS="+hub.HTTPSAddr())
-	cmd.Stderr = &d.stderr
+	cmd.Stderr = &d.said
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -99,14 +100,14 @@ func startSDK(t *testing.T, hub *hubsim.Hub, cfg sdkConfig) *sdkDevice {
 		_ = cmd.Process.Kill()
 		<-d.done
 		if t.Failed() {
-			t.Logf("the device said:\n%+v\n%s", d.lines, d.stderr.output())
+			t.Logf("the device said:\n%s", d.said.output())
 		}
 	})
 	return d
 }
 
 func (d *sdkDevice) listen(stdout io.Reader) {
-	for in := bufio.NewScanner(stdout); in.Scan(); {
+	for in := bufio.NewScanner(io.TeeReader(stdout, &d.said)); in.Scan(); {
 		var line sdkLine
 		if err := json.Unmarshal(in.Bytes(), &line); err != nil {
 			line.Event, line.Error = "nonsense", in.Text()

@@ -82,11 +82,35 @@ func TestTheCommunitysGoSDKFindsAnIoTHub(t *testing.T) {
 		}
 	}
 	called()
+	c.seesItsTwin(hub)
 	if !hub.Kick("dev1") {
 		t.Fatal("there was no connection to cut")
 	}
 	called() // it has connected again and subscribed again
 	if !strings.Contains(log.output(), "old short form") {
 		t.Errorf("the hub does not say that the user name has an old form:\n%s", log.output())
+	}
+}
+
+func (c *community) seesItsTwin(hub *hubsim.Hub) {
+	c.t.Helper()
+	changes, err := c.SubscribeTwinUpdates(c.ctx)
+	c.must(err)
+	serviceOf(c.t, hub).do("PATCH", "/twins/dev1?api-version=2021-04-12", `{"properties":{"desired":{"interval":10}}}`, nil)
+	select {
+	case got := <-changes.C():
+		if diff := cmp.Diff(iotdevice.TwinState{"interval": 10.0, "$version": 2.0}, got); diff != "" {
+			c.t.Errorf("the change (-want +got):\n%s", diff)
+		}
+	case <-c.ctx.Done():
+		c.t.Fatal("no change of the twin came")
+	}
+	version, err := c.UpdateTwinState(c.ctx, iotdevice.TwinState{"fw": "1"})
+	if err != nil || version != 2 {
+		c.t.Errorf("reporting gives version %d, %v", version, err)
+	}
+	desired, reported, err := c.RetrieveTwinState(c.ctx)
+	if err != nil || desired.Version() != 2 || desired["interval"] != 10.0 || reported.Version() != 2 || reported["fw"] != "1" {
+		c.t.Errorf("the twin is %v, %v, %v", desired, reported, err)
 	}
 }

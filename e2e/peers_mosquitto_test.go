@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -82,35 +81,11 @@ func (h *hubProcess) mosquitto(program, device, password string, args ...string)
 // messages asks the hub, over HTTPS, for everything it has stored.
 func (h *hubProcess) messages() []hubsim.Message {
 	h.t.Helper()
-	request, err := http.NewRequestWithContext(h.t.Context(), http.MethodGet, h.URL+"/hubsim/messages", nil)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	request.Header.Set("Authorization", h.serviceToken())
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(h.CA))
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
-	response, err := (&http.Client{Transport: transport}).Do(request)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer response.Body.Close()
 	var all []hubsim.Message
-	if err := json.NewDecoder(response.Body).Decode(&all); err != nil || response.StatusCode != http.StatusOK {
-		h.t.Fatalf("messages: %s, %v", response.Status, err)
-	}
+	service{h.t, h.URL, roots, h.ConnectionString}.do(http.MethodGet, "/hubsim/messages", "", &all)
 	return all
-}
-
-// serviceToken signs for the service side (SAS-2, SAS-12), with nothing of the gateway's.
-func (h *hubProcess) serviceToken() string {
-	h.t.Helper()
-	parts := map[string]string{}
-	for _, part := range strings.Split(h.ConnectionString, ";") {
-		name, value, _ := strings.Cut(part, "=")
-		parts[name] = value
-	}
-	return sasToken(h.t, parts["HostName"], parts["SharedAccessKey"], time.Minute) + "&skn=" + parts["SharedAccessKeyName"]
 }
 
 func TestMosquittoPublishesThroughTheSimulatedHub(t *testing.T) {
