@@ -33,6 +33,9 @@ type Config struct {
 	// Limits are the hub's throttles and its daily quota; the zero Limits are none. TierLimits gives
 	// those of an edition.
 	Limits Limits
+	// ConnectionStateEvents puts an event among the telemetry when a device comes and goes, as a route on
+	// the real hub does (MON-5, MON-6): the message source is deviceConnectionStateEvents.
+	ConnectionStateEvents bool
 	// RefuseFilters answers a SUBSCRIBE to an undocumented filter with 0x80 rather than closing the
 	// connection (open question Q4).
 	RefuseFilters bool

@@ -47,6 +47,7 @@ func (s *session) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.connected()
 	got.id.active.Store(time.Now().UnixNano())
 	s.hub.log.Info().Str("identity", got.id.name()).Bool("session_present", present).Msg(got.id.name() + ": connected")
 	if got.warning != nil {
@@ -126,7 +127,7 @@ func (h *Hub) admit(p *packets.ConnectPacket, now time.Time) (admission, *refusa
 	}
 	id := h.registry.find(name)
 	if id == nil {
-		return admission{}, refuse(no, wrong("CON-35", "no such device or module is registered (404001)"))
+		return admission{}, refuse(no, coded(404001, "CON-35", "no such device or module is registered"))
 	}
 	if len(p.Password) == 0 {
 		return admission{}, refuse(no, wrong("CON-31", "no password, and this identity proves itself with a token"))
@@ -208,7 +209,7 @@ func (h *Hub) dialledRefusal(clientID string) *refusal {
 func (s *session) queue(ctx context.Context) *refusal {
 	wait, err := s.hub.limits.take(connectOperation, 0, time.Now())
 	if err != nil {
-		return refuse(packets.ErrRefusedServerUnavailable, wrong("CON-37, THR-2, THR-20", "connections come faster than the hub's limit, and too many wait already (429001)"))
+		return refuse(packets.ErrRefusedServerUnavailable, coded(429001, "CON-37, THR-2, THR-20", "connections come faster than the hub's limit, and too many wait already"))
 	}
 	if wait > 0 {
 		select {
@@ -236,6 +237,7 @@ func (s *session) turnAway(p *packets.ConnectPacket, bad *refusal) error {
 		}
 	}
 	s.hub.complain(who, bad)
+	s.refused(who, bad)
 	return errTurnedAway
 }
 

@@ -3,6 +3,8 @@ package hubsim
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -40,7 +42,7 @@ func (s *session) telemetry(p publish, rest []byte) error {
 		return &violation{fmt.Errorf("PUBLISH of telemetry: %w", err)}
 	}
 	if size := len(p.payload) + s.bag.size(); size > maxMessage {
-		return violates("D2C-24, CLOSE-8", "a message of %d bytes, the limit is %d", size, maxMessage)
+		return &violation{coded(413001, "D2C-24, CLOSE-8", "a message of %d bytes, the limit is %d", size, maxMessage)}
 	}
 	if s.bag.repeated {
 		s.warn(wrong("D2C-13", "a property name appears twice in a message; the last one counts"))
@@ -68,6 +70,7 @@ func (s *session) telemetry(p publish, rest []byte) error {
 	if err != nil {
 		return err
 	}
+	s.active()
 	s.inject()
 	if p.qos == 0 {
 		return nil
@@ -87,9 +90,9 @@ func (s *session) telemetry(p publish, rest []byte) error {
 func rejected(err error) error {
 	var bad *Error
 	if errors.As(err, &bad) && bad.Name == apiError(errQuota).Name {
-		return violates("CLOSE-13, THR-22", "a message beyond the daily quota (403002)")
+		return &violation{coded(403002, "CLOSE-13, THR-22", "a message beyond the daily quota")}
 	}
-	return violates("CLOSE-14, THR-17, THR-18", "messages come faster than the hub's limit, and too many wait already (429001)")
+	return &violation{coded(429001, "CLOSE-14, THR-17, THR-18", "messages come faster than the hub's limit, and too many wait already")}
 }
 
 // store takes a message in; stored is false if the disk is still to be waited for.
@@ -144,6 +147,9 @@ func (s *session) subscribe(p *packets.SubscribePacket) error {
 	}
 	if !s.id.subscribe(p.Topics, ack.ReturnCodes, func() { s.out.send(encode(ack)) }) {
 		return violates("C2D-4, CLOSE-7", "SUBSCRIBE to %q: more than %d subscriptions", p.Topics, maxFilters)
+	}
+	if slices.ContainsFunc(p.Topics, func(filter string) bool { return strings.HasSuffix(filter, "/messages/devicebound/#") }) {
+		s.active()
 	}
 	return nil
 }

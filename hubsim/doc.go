@@ -2,7 +2,7 @@
 // and modules, and as much of the service REST side as a test needs.
 //
 // The promise: it behaves towards a client as the real hub does where that is known (clauses CON-, SAS-,
-// D2C-, METH- and CLOSE- of the hub contract), it is strict where the real hub hangs up, and it says in
+// D2C-, TWIN-, METH-, THR- and CLOSE- of the hub contract), it is strict where the real hub hangs up, and it says in
 // one log line what the client did wrong. A PUBACK means that the message is stored; with a Dir it means
 // that the message is on disk and survives kill -9 and power loss. PUBACKs come in the order of the
 // publishes. It shares no code with the gateway that it judges.
@@ -13,6 +13,8 @@
 //
 //	POST /twins/{device}/methods                    call a direct method (METH-12)
 //	POST /twins/{device}/modules/{module}/methods
+//	GET, PATCH, PUT /twins/{device}                 read, merge into or replace a twin; If-Match is honoured
+//	GET, PATCH, PUT /twins/{device}/modules/{module}
 //	GET  /devices/{device}                          a registry entry with its keys
 //	GET  /devices/{device}/modules/{module}
 //	GET  /$iothub/websocket                         MQTT over WebSocket, sub-protocol mqtt (CON-9)
@@ -24,6 +26,7 @@
 //	GET  /hubsim/messages?after=N&max=N&device=ID   stored messages, a JSON array of Message; max is 1000 if not given
 //	GET  /hubsim/messages/stream?after=N&device=ID  stored messages, then live ones, as server-sent events;
 //	                                                the event's id is the sequence, Last-Event-ID is honoured
+//	GET  /hubsim/events?after=N                     the newest connection events, a JSON array of ConnectionEvent
 //	GET  /hubsim/devices                            JSON array: deviceId, moduleId, connected, messages, lastActivity
 //	PUT  /hubsim/devices/{device}                   register; answers {"deviceId","moduleId","primaryKey"};
 //	PUT  /hubsim/devices/{device}/modules/{module}  a body {"primaryKey":"..."} sets the key

@@ -184,6 +184,14 @@ func (h *Hub) putDevice(r *http.Request) (any, error) {
 	return done, err
 }
 
+func (h *Hub) getEvents(r *http.Request) (any, error) {
+	s, err := parseSelection(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.ConnectionEvents(s.after), nil
+}
+
 func (h *Hub) postFaults(r *http.Request) (any, error) {
 	var f Faults
 	if err := readJSON(r, &f); err != nil {

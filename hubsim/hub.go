@@ -33,10 +33,12 @@ type Hub struct {
 	tls      *tls.Config
 	lock     *os.File // holds Dir, nil in memory
 
-	received atomic.Uint64
-	requests atomic.Uint64 // method calls
-	started  atomic.Bool
-	sessions sync.WaitGroup // one for each session; Add only while a listener is served
+	received  atomic.Uint64
+	requests  atomic.Uint64 // method calls
+	events    events
+	lastState atomic.Int64 // the newest sequence of a connection state event
+	started   atomic.Bool
+	sessions  sync.WaitGroup // one for each session; Add only while a listener is served
 }
 
 // New binds both listeners and loads, or makes, the certificate authority and the state. It starts

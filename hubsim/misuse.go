@@ -9,12 +9,22 @@ import (
 
 // misuse is what a client did wrong, in words for whoever looks for the fault of that client. The clauses
 // of the hub contract behind it are the log's field "clause": its readers need not know them.
-type misuse struct{ clause, what string }
+type misuse struct {
+	clause, what string
+	code         int // six digits that the hub's own logs have for it, 0 for none (MON-10)
+}
 
-func (m *misuse) Error() string { return m.what }
+func (m *misuse) Error() string {
+	if m.code == 0 {
+		return m.what
+	}
+	return fmt.Sprintf("%s (%d)", m.what, m.code)
+}
 
-func wrong(clause, format string, args ...any) error {
-	return &misuse{clause, fmt.Sprintf(format, args...)}
+func wrong(clause, format string, args ...any) error { return coded(0, clause, format, args...) }
+
+func coded(code int, clause, format string, args ...any) error {
+	return &misuse{clause, fmt.Sprintf(format, args...), code}
 }
 
 // violation is something a client must not do: the hub closes the connection (CLOSE-0).

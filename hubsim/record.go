@@ -26,6 +26,7 @@ const (
 	markDup
 	markWill
 	markPolicy // connected with the token of a shared access policy
+	markState  // a connection state event (MON-6)
 )
 
 // recordHead is a record's fixed part: CRC-32C of the rest, length of the rest, then sequence, time,
@@ -92,7 +93,11 @@ func (r *record) message(retainName string) Message {
 	var b bag
 	_ = b.parse(r.bag) // it was checked before the message was stored
 	for _, p := range b.pairs {
-		if name := systemName(string(p.name)); name != "" {
+		name := systemName(string(p.name))
+		if r.marks&markState != 0 && !isSystem(p.name) {
+			name = "" // its schema is an application property
+		}
+		if name != "" {
 			m.System[name] = string(p.value)
 		} else {
 			m.Properties[string(p.name)] = string(p.value)
@@ -111,25 +116,33 @@ func (r *record) message(retainName string) Message {
 	return m
 }
 
+// authMethod says how the sender of a message proved who it is.
+func authMethod(m marks, module string) string {
+	scope := "device"
+	switch {
+	case m&markPolicy != 0:
+		scope = "hub"
+	case module != "":
+		scope = "module"
+	}
+	return `{"scope":"` + scope + `","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}`
+}
+
 // annotate adds what the hub says about a message; a client's own properties of these names do not
 // survive (D2C-19).
 func (r *record) annotate(m *Message) {
-	scope := "device"
-	switch {
-	case r.marks&markPolicy != 0:
-		scope = "hub"
-	case m.Module != "":
-		scope = "module"
-	}
 	enqueued := m.Enqueued.Format(time.RFC3339Nano)
 	m.System["iothub-connection-device-id"] = m.Device
 	if m.Module != "" {
 		m.System["iothub-connection-module-id"] = m.Module
 	}
 	m.System["iothub-connection-auth-generation-id"] = strconv.FormatUint(r.generation, 10)
-	m.System["iothub-connection-auth-method"] = `{"scope":"` + scope + `","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}`
+	m.System["iothub-connection-auth-method"] = authMethod(r.marks, m.Module)
 	m.System["iothub-enqueuedtime"] = enqueued
 	m.System["iothub-message-source"] = "Telemetry"
+	if r.marks&markState != 0 {
+		m.System["iothub-message-source"] = "deviceConnectionStateEvents"
+	}
 	m.System["x-opt-sequence-number"] = strconv.FormatUint(r.sequence, 10)
 	m.System["x-opt-enqueued-time"] = enqueued
 }

@@ -99,6 +99,7 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	azure("GET /devices/{device}", registryRead, h.getDevice)
 	azure("GET /devices/{device}/modules/{module}", registryRead, h.getDevice)
 	own("GET /hubsim/messages", serviceConnect, h.getMessages)
+	own("GET /hubsim/events", serviceConnect, h.getEvents)
 	own("GET /hubsim/devices", serviceConnect, h.getDevices)
 	own("PUT /hubsim/devices/{device}", registryWrite, h.putDevice)
 	own("PUT /hubsim/devices/{device}/modules/{module}", registryWrite, h.putDevice)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"iothub-gateway/hubsim"
 )
@@ -313,60 +312,6 @@ func TestStoredMessagesAreListed(t *testing.T) {
 			t.Errorf("%s: %d %s", query, status, code)
 		}
 	}
-}
-
-func TestFaultsAreDialledOverREST(t *testing.T) {
-	hub := startHub(t, hubConfig())
-	service := hub.rest(t)
-	c := hub.rawConnected(t, "dev1", true)
-	set := func(body, want string) {
-		t.Helper()
-		if status, _, answer := service.do("POST", "/hubsim/faults", body); status != 200 || answer != want {
-			t.Errorf("%s: %d %s", body, status, answer)
-		}
-	}
-	set(`{"identity":"dev1","dropAcks":1,"delayAcks":"1ms","refuseConnects":{"code":3,"count":1},"closeOnPublish":3}`, `{"kicked":false}`)
-	c.publish(dev1Events, 1, 1, "x")
-	c.publish(dev1Events, 1, 2, "x")
-	c.expectPuback(2)
-	c.publish(dev1Events, 1, 3, "x")
-	c.expectClosed()
-	refused := hub.raw(t)
-	refused.sendPacket(hub.connectPacket(t, "dev1", true))
-	if p, err := refused.next(); err != nil || p.ReasonCode != 3 {
-		t.Errorf("CONNACK %d, %v", p.ReasonCode, err)
-	}
-	c = hub.rawConnected(t, "dev1", true)
-	set(`{"kick":true}`, `{"kicked":true}`)
-	c.expectClosed()
-	for _, body := range []string{`{"delayAcks":"soon"}`, `{"failTwins":{"status":200,"count":1}}`, `{"dropAcks":"x"}`} {
-		if status, code, _ := service.do("POST", "/hubsim/faults", body); status != 400 || code != "ArgumentInvalid" {
-			t.Errorf("%s: %d %s", body, status, code)
-		}
-	}
-	c = hub.rawConnected(t, "dev1", true)
-	c.subscribe(1, 0, twinResults)
-	set(`{"failTwins":{"status":503,"count":1}}`, `{"kicked":false}`)
-	c.publish(twinGet+"1", 0, 0, "")
-	if p := c.expect(packets.Publish); p.TopicName != twinAnswered+"503/?$rid=1" {
-		t.Errorf("a twin request that is to fail: %s", p.TopicName)
-	}
-	set(`{"identity":"dev1","throttle":0}`, `{"kicked":false}`)
-	c.publish(dev1Events, 1, 1, "x")
-	c.expectClosed()
-	set(`{"identity":"dev1","throttle":-1,"exhaustQuota":true}`, `{"kicked":false}`)
-	c = hub.rawConnected(t, "dev1", true)
-	c.publish(dev1Events, 1, 1, "x")
-	c.expectClosed()
-	set(`{"identity":"dev1","exhaustQuota":false,"cutMidPacket":true}`, `{"kicked":false}`)
-	refused = hub.raw(t)
-	refused.sendPacket(hub.connectPacket(t, "dev1", true))
-	if p, err := refused.next(); err == nil {
-		t.Errorf("a whole packet of type %d came", p.FixedHeader.Type)
-	}
-	c = hub.rawConnected(t, "dev1", true)
-	set(`{"identity":"dev1","expireTokens":true}`, `{"kicked":true}`)
-	c.expectClosed()
 }
 
 // A request may not keep the hub from stopping, however slow its client is.

@@ -24,12 +24,12 @@ const (
 
 // Why a session ended.
 var (
-	errTakenOver  = wrong("CON-45, CLOSE-11", "another connection with the same id took over (400027)")
+	errTakenOver  = coded(400027, "CON-45, CLOSE-11", "another connection with the same id took over")
 	errKicked     = errors.New("cut by a dial")
 	errDialled    = errors.New("refused by a dial")
 	errInjected   = wrong("D2C-30", "cut by a fault that a message of it asked for")
-	errIdle       = wrong("CON-42, CLOSE-9", "no packet for one and a half keep-alives (404104)")
-	errExpired    = wrong("CON-48, CLOSE-10", "the token expired and the grace is over (401003)")
+	errIdle       = coded(404104, "CON-42, CLOSE-9", "no packet for one and a half keep-alives")
+	errExpired    = coded(401003, "CON-48, CLOSE-10", "the token expired and the grace is over")
 	errTurnedAway = errors.New("refused") // logged with the true reason where it was refused
 	errNoConnect  = wrong("CON-33, CLOSE-16", "no CONNECT within 30 s")
 )
@@ -49,6 +49,8 @@ type session struct {
 	expires  time.Time
 	topics   topics
 	warned   map[string]bool
+	since    time.Time              // of the connection
+	shown    bool                   // a connection state event went out (MON-6)
 	will     *packets.ConnectPacket // nil without one
 
 	// set before anybody else sees the session, then never changed
@@ -156,6 +158,7 @@ func (s *session) run(ctx context.Context) {
 	s.injections.Wait()
 	s.calls.fail()
 	s.leaveWill(err)
+	s.disconnected(err)
 	s.logEnd(err)
 	s.id.unbind(s)
 }

@@ -1,0 +1,165 @@
+package hubsim
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxEvents is how many connection events a hub remembers.
+const maxEvents = 1000
+
+// ConnectionEvent is a record of the hub's operations monitoring about one connection (MON-1).
+type ConnectionEvent struct {
+	// Sequence counts the events of a Hub from 1; those of a former run are gone.
+	Sequence uint64    `json:"sequence"`
+	Time     time.Time `json:"time"`
+	// Operation is deviceConnect, which may have failed, or deviceDisconnect.
+	Operation string `json:"operationName"`
+	Category  string `json:"category"` // Connections
+	Level     string `json:"level"`    // Information or Error
+	// Status and Type are 0 if all is well, otherwise such as 404 and 404104.
+	Status      int    `json:"statusCode"`
+	Type        int    `json:"statusType"`
+	Description string `json:"statusDescription"`
+	// Device is the ClientId of a refused connection that did not get far enough to have a device.
+	Device   string `json:"deviceId"`
+	Module   string `json:"moduleId,omitempty"`
+	Protocol string `json:"protocol"` // Mqtt or MqttWs
+	AuthType string `json:"authType"` // JSON in a string, "" of a refused connection
+	// Milliseconds is how long a connection stood.
+	Milliseconds int64 `json:"durationMs"`
+}
+
+// events are the newest connection events.
+type events struct {
+	mu   sync.Mutex // guards the fields below
+	next uint64
+	ring []ConnectionEvent
+}
+
+func (e *events) add(one ConnectionEvent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.next++
+	one.Sequence, one.Category = e.next, "Connections"
+	if len(e.ring) == maxEvents {
+		copy(e.ring, e.ring[1:])
+		e.ring = e.ring[:maxEvents-1]
+	}
+	e.ring = append(e.ring, one)
+}
+
+// ConnectionEvents returns the newest thousand connection events with Sequence > after, oldest first.
+func (h *Hub) ConnectionEvents(after uint64) []ConnectionEvent {
+	h.events.mu.Lock()
+	defer h.events.mu.Unlock()
+	all := []ConnectionEvent{}
+	for _, e := range h.events.ring {
+		if e.Sequence > after {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// event is what every event of a session has in common; err is why it was refused or ended.
+func (s *session) event(operation string, err error) ConnectionEvent {
+	e := ConnectionEvent{Time: time.Now().UTC(), Operation: operation, Level: "Information", Protocol: "Mqtt"}
+	if _, ok := s.conn.(websocketConn); ok {
+		e.Protocol = "MqttWs"
+	}
+	if s.id != nil {
+		e.Device, e.Module, e.AuthType = s.id.DeviceID, s.id.ModuleID, authMethod(s.marks, s.id.ModuleID)
+	}
+	if err != nil {
+		e.Level, e.Type, e.Description = "Error", statusType(err), err.Error()
+		e.Status = e.Type / 1000
+	}
+	return e
+}
+
+// connected notes a connection that was let in.
+func (s *session) connected() {
+	s.since = time.Now()
+	s.hub.events.add(s.event("deviceConnect", nil))
+}
+
+// refused notes one that was not.
+func (s *session) refused(clientID string, err error) {
+	e := s.event("deviceConnect", err)
+	e.Device, e.Module = splitIdentity(clientID)
+	s.hub.events.add(e)
+}
+
+// disconnected notes the end of one that was let in.
+func (s *session) disconnected(err error) {
+	e := s.event("deviceDisconnect", err)
+	e.Milliseconds = time.Since(s.since).Milliseconds()
+	s.hub.events.add(e)
+	if s.shown {
+		s.showState("deviceDisconnected")
+	}
+}
+
+// statusType is the hub's code of a refusal or of an end (MON-10).
+func statusType(err error) int {
+	var m *misuse
+	var refused *refusal
+	var bad *violation
+	switch {
+	case errors.As(err, &m) && m.code != 0:
+		return m.code
+	case errors.As(err, &refused) && refused.code == 3:
+		return 503001
+	case errors.As(err, &refused) && refused.code > 3:
+		return 401003
+	case errors.As(err, &refused), errors.As(err, &bad):
+		return 400000
+	}
+	return 404104
+}
+
+// active notes that a session did what makes a device count as connected: it sent a message or
+// subscribed to cloud-to-device messages (MON-5).
+func (s *session) active() {
+	if s.hub.cfg.ConnectionStateEvents && !s.shown {
+		s.shown = true
+		s.showState("deviceConnected")
+	}
+}
+
+// showState puts a connection state event among the telemetry (MON-6).
+func (s *session) showState(operation string) {
+	now := time.Now().UTC()
+	bag := "hubName=" + bagText(strings.Split(hostOnly(s.hub.cfg.HostName), ".")[0]) + "&deviceId=" + bagText(s.id.DeviceID)
+	if s.id.ModuleID != "" {
+		bag += "&moduleId=" + bagText(s.id.ModuleID)
+	}
+	bag += "&opType=" + operation + "&iothub-message-schema=deviceConnectionStateNotification&operationTimestamp=" + bagText(now.Format(time.RFC3339Nano)) +
+		"&$.ct=application%2Fjson&$.ce=utf-8"
+	r := record{
+		generation: s.id.GenerationID, marks: s.marks | markState, identity: s.topics.id, bag: []byte(bag),
+		body: fmt.Appendf(nil, `{"sequenceNumber":"%s"}`, s.hub.stateSequence(now)),
+	}
+	if _, err := s.hub.store.append(&r, &s.waiter); err != nil {
+		s.warn(fmt.Errorf("a connection state event is lost: %w", err))
+	}
+}
+
+// bagText encodes a value of a property bag.
+func bagText(text string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
+
+// stateSequence is 64 hex digits that grow with every call, also over restarts.
+func (h *Hub) stateSequence(now time.Time) string {
+	for {
+		last := h.lastState.Load()
+		next := max(last+1, now.UnixNano())
+		if h.lastState.CompareAndSwap(last, next) {
+			return fmt.Sprintf("%064X", next)
+		}
+	}
+}
