@@ -31,23 +31,32 @@ func lockDirectory(dir string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(10 * time.Millisecond) {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			break
+	if err := lockFile(file); err != nil {
+		if errors.Is(err, ErrInUse) {
+			err = inUse(file)
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
-		}
-		if time.Now().After(deadline) {
-			return nil, errors.Join(inUse(file), file.Close())
-		}
+		return nil, errors.Join(err, file.Close())
 	}
 	// Whether the id can be written, on a full disk for example, does not matter to the lock.
 	if file.Truncate(0) == nil {
 		_, _ = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return file, nil
+}
+
+// lockFile locks file; ErrInUse if another process has it locked for a second.
+func lockFile(file *os.File) error {
+	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(10 * time.Millisecond) {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return fmt.Errorf("lock %s: %w", file.Name(), err)
+		case time.Now().After(deadline):
+			return ErrInUse
+		}
+	}
 }
 
 // inUse names the process that holds the lock file.
