@@ -34,6 +34,9 @@ func startHub(t testing.TB, cfg hubsim.Config) *testHub {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if t, ok := t.(*testing.T); ok {
+		hub.Tap(tap(t))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- hub.Run(ctx) }()

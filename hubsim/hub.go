@@ -32,6 +32,8 @@ type Hub struct {
 	https    net.Listener
 	tls      *tls.Config
 	lock     *os.File // holds Dir, nil in memory
+	// tap, unless nil, stands between a session and its connection: tests listen in.
+	tap func(net.Conn) net.Conn
 
 	received  atomic.Uint64
 	requests  atomic.Uint64 // method calls

@@ -96,23 +96,49 @@ func (c *rawClient) subscribe(id uint16, qos byte, filters ...string) []byte {
 
 // next reads one packet of the hub.
 func (c *rawClient) next() (packets.Packet, error) {
-	_ = c.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-	head, err := c.in.ReadByte()
+	raw, err := c.nextBytes()
 	if err != nil {
 		return packets.Packet{}, err
 	}
-	p := packets.Packet{ProtocolVersion: 4}
-	if err := p.FixedHeader.Decode(head); err != nil {
-		return p, fmt.Errorf("header %x: %w", head, err)
+	return decode(raw)
+}
+
+// nextBytes reads one packet of the hub as it is.
+func (c *rawClient) nextBytes() ([]byte, error) {
+	_ = c.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	return readPacket(c.in)
+}
+
+// readPacket reads one packet, from its first byte to its last.
+func readPacket(in *bufio.Reader) ([]byte, error) {
+	var raw []byte
+	for len(raw) < 2 || raw[len(raw)-1] >= 0x80 && len(raw) < 5 {
+		b, err := in.ReadByte()
+		if err != nil {
+			return nil, err
+		}
+		raw = append(raw, b)
 	}
-	n, _, err := packets.DecodeLength(c.in)
+	n, _, err := packets.DecodeLength(bytes.NewReader(raw[1:]))
+	if err != nil {
+		return nil, err
+	}
+	body := make([]byte, n)
+	_, err = io.ReadFull(in, body)
+	return append(raw, body...), err
+}
+
+// decode takes a packet of the hub apart.
+func decode(raw []byte) (packets.Packet, error) {
+	p := packets.Packet{ProtocolVersion: 4}
+	if err := p.FixedHeader.Decode(raw[0]); err != nil {
+		return p, fmt.Errorf("header %x: %w", raw[0], err)
+	}
+	n, used, err := packets.DecodeLength(bytes.NewReader(raw[1:]))
 	if err != nil {
 		return p, err
 	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(c.in, body); err != nil {
-		return p, err
-	}
+	body := raw[1+used:]
 	p.FixedHeader.Remaining = n
 	switch p.FixedHeader.Type {
 	case packets.Connack:

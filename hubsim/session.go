@@ -72,6 +72,9 @@ type session struct {
 
 // newSession makes the session of a connection; abort must cut it at once.
 func (h *Hub) newSession(conn net.Conn, abort func() error) *session {
+	if h.tap != nil {
+		conn = h.tap(conn)
+	}
 	s := &session{
 		hub: h, conn: conn, abort: abort,
 		out:     newOutbox(conn, h.cfg.ReadAhead),

@@ -9,7 +9,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// The reference transcripts of APP-B, as far as this hub goes: 1, 2, 7, 9 to 12.
+// What the reference transcripts (testdata/transcripts.txt) say byte for byte is here for more topics and identities.
 
 func TestTranscriptConnectSubscribePublish(t *testing.T) {
 	hub := startHub(t, hubConfig())

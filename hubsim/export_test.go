@@ -1,0 +1,6 @@
+package hubsim
+
+import "net"
+
+// Tap lets tests listen in on every MQTT connection; before Run only.
+func (h *Hub) Tap(tap func(net.Conn) net.Conn) { h.tap = tap }
