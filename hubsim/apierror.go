@@ -39,6 +39,7 @@ const (
 	errReplaced
 	errTooManyCalls
 	errTooLarge
+	errQueueFull
 	errNoAnswer
 	errPrecondition
 	errThrottled
@@ -76,6 +77,8 @@ func apiError(code apiCode) *Error {
 		return &Error{Status: http.StatusForbidden, Code: 403010, Name: "OperationNotAvailableInCurrentTier", Message: "A basic hub does not have this."}
 	case errPrecondition:
 		return &Error{Status: http.StatusPreconditionFailed, Code: 412001, Name: "PreconditionFailed"}
+	case errQueueFull:
+		return &Error{Status: http.StatusForbidden, Code: 403004, Name: "DeviceMaximumQueueDepthExceeded"}
 	case errNoAnswer:
 		return &Error{Status: http.StatusGatewayTimeout, Code: 504101, Name: "GatewayTimeout", Message: "Timed out waiting for the response from device.", nested: true}
 	}

@@ -36,6 +36,8 @@ type Config struct {
 	// ConnectionStateEvents puts an event among the telemetry when a device comes and goes, as a route on
 	// the real hub does (MON-5, MON-6): the message source is deviceConnectionStateEvents.
 	ConnectionStateEvents bool
+	// C2D is what becomes of cloud-to-device messages.
+	C2D C2D
 	// RefuseFilters answers a SUBSCRIBE to an undocumented filter with 0x80 rather than closing the
 	// connection (open question Q4).
 	RefuseFilters bool
@@ -68,6 +70,7 @@ func (c Config) withDefaults() Config {
 	if c.RetainProperty == "" {
 		c.RetainProperty = "mqtt-retain"
 	}
+	c.C2D = c.C2D.withDefaults()
 	return c
 }
 

@@ -145,13 +145,14 @@ func (s *session) subscribe(p *packets.SubscribePacket) error {
 			return violates("C2D-2, CLOSE-6", "SUBSCRIBE to %q: not a filter of IoT Hub", filter)
 		}
 	}
-	if !s.id.subscribe(p.Topics, ack.ReturnCodes, func() { s.out.send(encode(ack)) }) {
+	ok, err := s.id.subscribe(s, p.Topics, ack.ReturnCodes, encode(ack))
+	if !ok {
 		return violates("C2D-4, CLOSE-7", "SUBSCRIBE to %q: more than %d subscriptions", p.Topics, maxFilters)
 	}
 	if slices.ContainsFunc(p.Topics, func(filter string) bool { return strings.HasSuffix(filter, "/messages/devicebound/#") }) {
 		s.active()
 	}
-	return nil
+	return err
 }
 
 // unsubscribe is honoured, also for what was never subscribed (C2D-15, CLOSE-22).
@@ -159,13 +160,9 @@ func (s *session) unsubscribe(p *packets.UnsubscribePacket) error {
 	if len(p.Topics) == 0 || p.MessageID == 0 {
 		return violates("CLOSE-16", "an UNSUBSCRIBE without a filter or packet id")
 	}
-	for _, filter := range p.Topics {
-		s.id.unsubscribe(filter)
-	}
 	ack := packets.NewControlPacket(packets.Unsuback).(*packets.UnsubackPacket)
 	ack.MessageID = p.MessageID
-	s.out.send(encode(ack))
-	return nil
+	return s.id.unsubscribe(s, p.Topics, encode(ack))
 }
 
 // leaveWill sends the Will unless the client said DISCONNECT (WILL-3 to WILL-8).

@@ -17,6 +17,7 @@
 //	GET, PATCH, PUT /twins/{device}/modules/{module}
 //	GET  /devices/{device}                          a registry entry with its keys
 //	GET  /devices/{device}/modules/{module}
+//	DELETE /devices/{device}/commands               drop the cloud-to-device messages that wait (C2D-30)
 //	GET  /$iothub/websocket                         MQTT over WebSocket, sub-protocol mqtt (CON-9)
 //
 // # Paths that Azure does not have
@@ -30,6 +31,10 @@
 //	GET  /hubsim/devices                            JSON array: deviceId, moduleId, connected, messages, lastActivity
 //	PUT  /hubsim/devices/{device}                   register; answers {"deviceId","moduleId","primaryKey"};
 //	PUT  /hubsim/devices/{device}/modules/{module}  a body {"primaryKey":"..."} sets the key
+//	POST /hubsim/devices/{device}/messages          send a cloud-to-device message: a CloudMessage, or with a
+//	                                                JSON "body" in place of bodyBase64; answers {"messageId"}
+//	GET  /hubsim/devices/{device}/deadletters       JSON array of DeadLetter
+//	GET  /hubsim/feedback?after=N                   JSON array of Feedback
 //	POST /hubsim/faults                             one Faults object: the dials
 //	GET  /hubsim/ca.pem                             the certificate authority to trust
 package hubsim

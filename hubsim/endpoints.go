@@ -208,12 +208,14 @@ func (h *Hub) postFaults(r *http.Request) (any, error) {
 
 // registryEntry is a device or module as the registry's REST side shows it (SVC-6).
 type registryEntry struct {
-	DeviceID        string         `json:"deviceId"`
-	ModuleID        string         `json:"moduleId,omitempty"`
-	GenerationID    uint64         `json:"generationId,string"`
-	Status          string         `json:"status,omitempty"` // of a device
-	ConnectionState string         `json:"connectionState"`
-	Authentication  authentication `json:"authentication"`
+	DeviceID        string `json:"deviceId"`
+	ModuleID        string `json:"moduleId,omitempty"`
+	GenerationID    uint64 `json:"generationId,string"`
+	Status          string `json:"status,omitempty"` // of a device
+	ConnectionState string `json:"connectionState"`
+	// Commands counts the cloud-to-device messages that wait.
+	Commands       int            `json:"cloudToDeviceMessageCount"`
+	Authentication authentication `json:"authentication"`
 }
 
 type authentication struct {
@@ -234,6 +236,7 @@ func (h *Hub) getDevice(r *http.Request) (any, error) {
 	keys := h.registry.keys(id)
 	entry := registryEntry{
 		DeviceID: id.DeviceID, ModuleID: id.ModuleID, GenerationID: id.GenerationID, ConnectionState: "Disconnected",
+		Commands:       id.waiting(),
 		Authentication: authentication{"sas", symmetricKey{keys[0], keys[1]}},
 	}
 	if id.ModuleID == "" {

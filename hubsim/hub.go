@@ -37,6 +37,9 @@ type Hub struct {
 
 	received  atomic.Uint64
 	requests  atomic.Uint64 // method calls
+	letters   atomic.Uint64 // the sequence of the newest cloud-to-device message
+	feedback  feedback
+	alarms    *alarms
 	events    events
 	lastState atomic.Int64 // the newest sequence of a connection state event
 	started   atomic.Bool
@@ -47,12 +50,20 @@ type Hub struct {
 // nothing: call Run, which also lets go of the listeners. It fails if an address is in use, or if Dir
 // is another hub's, cannot be written, or is damaged.
 func New(cfg Config) (*Hub, error) {
-	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}, limits: newLimiter(cfg.Limits)}
+	h := newHub(cfg)
 	if err := h.open(); err != nil {
 		h.release()
 		return nil, fmt.Errorf("hubsim: %w", err)
 	}
 	return h, nil
+}
+
+// newHub is a hub without listeners and state.
+func newHub(cfg Config) *Hub {
+	return &Hub{
+		cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}},
+		limits: newLimiter(cfg.Limits), alarms: newAlarms(),
+	}
 }
 
 func (h *Hub) open() (err error) {
@@ -73,6 +84,9 @@ func (h *Hub) open() (err error) {
 		return err
 	}
 	if err = h.loadTwins(); err != nil {
+		return err
+	}
+	if err = h.restore(); err != nil {
 		return err
 	}
 	h.store = newStore(messages, h.cfg.MaxStored, func(err error) {
@@ -158,6 +172,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	})
+	doors.Go(func() { h.watchClock(ctx) })
 	doors.Go(func() { h.listen(ctx) })
 	doors.Go(func() {
 		if err := h.serveHTTPS(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
@@ -20,12 +21,24 @@ type identity struct {
 
 	twin twin
 
-	mu      sync.Mutex      // guards the fields below
-	live    *session        // the one connection (CON-45)
-	kept    bool            // the session outlives the connection: CleanSession 0
-	filters map[string]byte // subscriptions, with the granted QoS
-	changed chan struct{}   // closed when live or filters change; nil if nobody waits
+	mu      sync.Mutex // guards the fields below
+	live    *session   // the one connection (CON-45)
+	kept    bool       // the session outlives the connection: CleanSession 0
+	filters map[string]subscription
+	changed chan struct{} // closed when live or filters change; nil if nobody waits
+	mailbox *mailbox      // nil if there was never a cloud-to-device message
 }
+
+// subscription is what a filter was granted.
+type subscription struct {
+	QoS byte `json:"qos"`
+	// Since is the newest cloud-to-device message when the subscription began: it gets those behind it
+	// (C2D-9). A renewed subscription keeps it.
+	Since uint64 `json:"since"`
+}
+
+// sessionKind are the kept sessions in the state: the subscriptions, by identityName.
+const sessionKind = "session"
 
 // maxFilters is how many subscriptions an identity may have at a time (C2D-4, Q17).
 const maxFilters = 5
@@ -39,9 +52,9 @@ func (id *identity) name() string { return identityName(id.DeviceID, id.ModuleID
 // CONNACK before anything else can be. present tells whether a session was kept (CON-34).
 func (id *identity) bind(ctx context.Context, s *session, clean bool) (present bool, err error) {
 	for {
-		old := id.tryBind(s, clean, &present)
+		old, stored := id.tryBind(s, clean, &present)
 		if old == nil {
-			return present, nil
+			return present, stored.wait()
 		}
 		old.kill(errTakenOver)
 		select {
@@ -54,57 +67,97 @@ func (id *identity) bind(ctx context.Context, s *session, clean bool) (present b
 	}
 }
 
-func (id *identity) tryBind(s *session, clean bool, present *bool) (old *session) {
+func (id *identity) tryBind(s *session, clean bool, present *bool) (old *session, stored *saved) {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	if id.live != nil {
-		return id.live
-	}
-	if clean || !id.kept {
-		id.filters = map[string]byte{}
+		return id.live, nil
 	}
 	*present = id.kept && !clean
+	if !*present {
+		id.filters = map[string]subscription{}
+	}
+	switch {
+	case clean && id.kept:
+		stored = s.hub.state.delete(sessionKind, id.name())
+	case !clean && !id.kept:
+		stored = s.hub.state.put(sessionKind, id.name(), id.filters)
+	}
 	id.live, id.kept = s, !clean
 	s.out.send(connack(packets.Accepted, *present))
+	if clean { // it asks for a fresh start, which drops what waits (C2D-12)
+		stored = latest(stored, id.rejectAll(s.hub, time.Now()))
+	}
+	stored = latest(stored, id.deliver(s.hub, time.Now()))
 	id.announce()
-	return nil
+	return nil, stored
 }
 
-// unbind ends what bind began.
-func (id *identity) unbind(s *session) {
+// unbind ends what bind began. What the client did not acknowledge is delivered again (C2D-25).
+func (id *identity) unbind(s *session) error {
 	id.mu.Lock()
-	defer id.mu.Unlock()
+	var stored *saved
 	if id.live == s {
 		id.live = nil
+		stored = id.unlockAll(s.hub, time.Now())
 		id.announce()
 	}
+	id.mu.Unlock()
+	return stored.wait()
 }
 
-// subscribe notes filters with what each is granted (0x80 is nothing) and calls ack before anybody can
-// use them. false means that there are too many: then nothing has changed.
-func (id *identity) subscribe(filters []string, granted []byte, ack func()) bool {
-	id.mu.Lock()
-	defer id.mu.Unlock()
-	wanted := maps.Clone(id.filters)
+// subscribe notes filters with what each is granted (0x80 is nothing), and queues ack before anybody can
+// use them and after a kept session has them on disk. false means that there are too many: then nothing
+// has changed. Only the live session calls it.
+func (id *identity) subscribe(s *session, filters []string, granted []byte, ack []byte) (bool, error) {
+	wanted := id.subscriptions()
+	newest := s.hub.letters.Load()
 	for i, filter := range filters {
-		if granted[i] != noGrant {
-			wanted[filter] = granted[i]
+		if granted[i] == noGrant {
+			continue
 		}
+		was, renewed := wanted[filter]
+		if !renewed {
+			was.Since = newest
+		}
+		wanted[filter] = subscription{granted[i], was.Since}
 	}
 	if len(wanted) > maxFilters {
-		return false
+		return false, nil
 	}
-	id.filters = wanted
-	ack()
-	id.announce()
-	return true
+	return true, id.resubscribe(s, wanted, ack)
 }
 
-func (id *identity) unsubscribe(filter string) {
+// unsubscribe forgets filters and queues ack (C2D-15).
+func (id *identity) unsubscribe(s *session, filters []string, ack []byte) error {
+	wanted := id.subscriptions()
+	for _, filter := range filters {
+		delete(wanted, filter)
+	}
+	return id.resubscribe(s, wanted, ack)
+}
+
+// subscriptions is a copy.
+func (id *identity) subscriptions() map[string]subscription {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	delete(id.filters, filter)
+	return maps.Clone(id.filters)
+}
+
+// resubscribe replaces the subscriptions.
+func (id *identity) resubscribe(s *session, wanted map[string]subscription, ack []byte) error {
+	if id.kept && !maps.Equal(wanted, id.filters) { // both change in this goroutine only
+		if err := s.hub.state.put(sessionKind, id.name(), wanted).wait(); err != nil {
+			return err
+		}
+	}
+	id.mu.Lock()
+	id.filters = wanted
+	s.out.send(ack)
+	stored := id.deliver(s.hub, time.Now())
 	id.announce()
+	id.mu.Unlock()
+	return stored.wait()
 }
 
 // connection is the live session, nil if there is none.

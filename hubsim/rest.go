@@ -98,6 +98,11 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	}
 	azure("GET /devices/{device}", registryRead, h.getDevice)
 	azure("GET /devices/{device}/modules/{module}", registryRead, h.getDevice)
+	azure("DELETE /devices/{device}/commands", serviceConnect, h.deleteCommands)
+	own("POST /hubsim/devices/{device}/messages", serviceConnect, h.postCommand)
+	own("POST /hubsim/devices/{device}/modules/{module}/messages", serviceConnect, h.postCommand)
+	own("GET /hubsim/devices/{device}/deadletters", serviceConnect, h.getDeadLetters)
+	own("GET /hubsim/feedback", serviceConnect, h.getFeedback)
 	own("GET /hubsim/messages", serviceConnect, h.getMessages)
 	own("GET /hubsim/events", serviceConnect, h.getEvents)
 	own("GET /hubsim/devices", serviceConnect, h.getDevices)

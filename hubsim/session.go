@@ -163,7 +163,9 @@ func (s *session) run(ctx context.Context) {
 	s.leaveWill(err)
 	s.disconnected(err)
 	s.logEnd(err)
-	s.id.unbind(s)
+	if err := s.id.unbind(s); err != nil {
+		s.warn(err)
+	}
 }
 
 // because finds the reason behind an error of reading: a kill, or a deadline, shows as that first.
@@ -236,7 +238,8 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 		return false, s.subscribe(p)
 	case *packets.UnsubscribePacket:
 		return false, s.unsubscribe(p)
-	case *packets.PubackPacket: // nothing is sent at QoS 1 yet
+	case *packets.PubackPacket:
+		return false, s.id.acknowledged(s, p.MessageID)
 	case *packets.DisconnectPacket:
 		return true, nil
 	}

@@ -44,17 +44,27 @@ func (b *lockedBuffer) String() string {
 
 func newPipeHub(t *testing.T, cfg Config) *pipeHub {
 	t.Helper()
+	return openPipeHub(t, cfg, "")
+}
+
+// openPipeHub keeps its state in the file at path.
+func openPipeHub(t *testing.T, cfg Config, path string) *pipeHub {
+	t.Helper()
 	log := &lockedBuffer{}
 	cfg.HostName, cfg.Log = "contoso.azure-devices.net", zerolog.New(log)
-	h := &Hub{cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}}, limits: newLimiter(cfg.Limits)}
+	h := newHub(cfg)
 	h.store = newStore("", h.cfg.MaxStored, nil)
 	var err error
-	if h.state, err = openState(""); err != nil {
+	if h.state, err = openState(path); err != nil {
 		t.Fatal(err)
 	}
 	if h.registry, err = openRegistry(h.state, ""); err != nil {
 		t.Fatal(err)
 	}
+	if err := h.restore(); err != nil {
+		t.Fatal(err)
+	}
+	go h.watchClock(t.Context())
 	return &pipeHub{Hub: h, log: log}
 }
 

@@ -134,6 +134,14 @@ func (w *saved) wait() error {
 	return w.err
 }
 
+// latest is the one of two, noted in this order, that is done last.
+func latest(older, newer *saved) *saved {
+	if newer == nil {
+		return older
+	}
+	return newer
+}
+
 // commit writes changes; the caller holds writing.
 func (s *state) commit(changes []encodedChange) error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {

@@ -42,11 +42,16 @@ func topicsOf(device, module string) topics {
 		root += "/modules/" + module
 		t.filters = append(t.filters, root+"/#", root+"/inputs/#")
 	} else {
-		t.filters = append(t.filters, "devices/+/messages/devicebound/#")
+		t.filters = append(t.filters, commandFilters(device)[1])
 	}
 	t.filters = append(t.filters, root+"/messages/devicebound/#")
 	t.events = []byte(root + "/messages/events")
 	return t
+}
+
+// commandFilters are the filters of cloud-to-device messages (C2D-1, C2D-3).
+func commandFilters(device string) [2]string {
+	return [2]string{"devices/" + device + "/messages/devicebound/#", "devices/+/messages/devicebound/#"}
 }
 
 // classify tells what a PUBLISH topic is for. rest is what follows the fixed part: the property bag of

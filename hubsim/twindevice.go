@@ -158,8 +158,8 @@ func (s *session) message(topic string, body []byte, qos byte) []byte {
 func (id *identity) listener(filter string) (s *session, qos byte, ok bool) {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	qos, ok = id.filters[filter]
-	return id.live, qos, ok && id.live != nil
+	sub, ok := id.filters[filter]
+	return id.live, sub.QoS, ok && id.live != nil
 }
 
 // notifyDesired tells the device what the service side changed, if it listens; nothing is kept for later
