@@ -110,13 +110,13 @@ type checker struct {
 }
 
 // format finds the format and the queue id.
-func (c *checker) format(e element) error {
+func (c *checker) format(e item) error {
 	if e.bucket != bucketMeta {
 		return nil
 	}
 	switch string(e.key) {
 	case keyFormat:
-		version, err := formatOf(e.value)
+		version, err := parseFormat(e.value)
 		c.report.Format = version
 		return err
 	case keyID:
@@ -125,8 +125,8 @@ func (c *checker) format(e element) error {
 	return nil
 }
 
-// formatOf reads the value of "format": 4 bytes in format 1, with a checksum in every later one.
-func formatOf(stored []byte) (uint32, error) {
+// parseFormat reads the value of "format": 4 bytes in format 1, with a checksum in every later one.
+func parseFormat(stored []byte) (uint32, error) {
 	content, ok := openValue(bucketMeta, []byte(keyFormat), stored)
 	if !ok && len(stored) == 4 {
 		content, ok = stored, binary.BigEndian.Uint32(stored) == 1
@@ -138,7 +138,7 @@ func formatOf(stored []byte) (uint32, error) {
 }
 
 // visit checks one element.
-func (c *checker) visit(e element) error {
+func (c *checker) visit(e item) error {
 	if e.bucket == bucketLog {
 		return c.record(e)
 	}
@@ -176,7 +176,7 @@ func markLen(format uint32) int {
 }
 
 // record checks one record of the log.
-func (c *checker) record(e element) error {
+func (c *checker) record(e item) error {
 	_, number, ok := parseKey(e.key)
 	if !ok {
 		return fmt.Errorf("%w: key %x in the log", ErrDamaged, e.key)

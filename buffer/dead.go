@@ -87,7 +87,7 @@ func (d *deadLetters) added(id string, order uint64, size int) {
 
 // rescue takes over a letter of a damaged file. Copies that were removed before come back as well:
 // rather twice than never.
-func (d *deadLetters) rescue(tx *bbolt.Tx, e element) error {
+func (d *deadLetters) rescue(tx *bbolt.Tx, e item) error {
 	if len(e.key) != 8 {
 		return nil
 	}

@@ -50,8 +50,8 @@ type meta struct {
 	root, freelist, high, tx uint64 // page ids, first page id that is not used, transaction id
 }
 
-// element is what a leaf page holds. Key and value are valid until the next one is read.
-type element struct {
+// item is an element of a leaf page. Key and value are valid until the next one is read.
+type item struct {
 	bucket     string // name of the bucket; "" if the walk did not come through one
 	flags      uint32
 	key, value []byte
@@ -130,7 +130,7 @@ func (p *pages) read(b []byte, offset int64) error {
 // walk visits every element under the newest commit in the order of its tree and checks on the way
 // that the tree is one: what walk finds no fault with, bbolt can open. The error wraps ErrDamaged
 // and names the page, or is the disk's, ctx's, or visit's.
-func (p *pages) walk(ctx context.Context, visit func(element) error) error {
+func (p *pages) walk(ctx context.Context, visit func(item) error) error {
 	if p.damage != nil {
 		return p.damage
 	}
@@ -155,7 +155,7 @@ type walker struct {
 	high    uint64
 	seen    []byte           // a bit a page
 	buffers [maxDepth][]byte // of the pages from the root down
-	visit   func(element) error
+	visit   func(item) error
 }
 
 // keyRange bounds the keys of a subtree: low <= key < high; a nil high is no bound.
@@ -270,12 +270,12 @@ func within(b []byte, pos, n uint64) ([]byte, bool) {
 }
 
 // leafElement parses the element whose header is at the beginning of b.
-func leafElement(b []byte) (element, bool) {
+func leafElement(b []byte) (item, bool) {
 	e := binary.NativeEndian
 	pos, keys, values := uint64(e.Uint32(b[4:])), uint64(e.Uint32(b[8:])), uint64(e.Uint32(b[12:]))
 	key, ok := within(b, pos, keys)
 	value, ok2 := within(b, pos+keys, values)
-	return element{flags: e.Uint32(b), key: key, value: value}, ok && ok2
+	return item{flags: e.Uint32(b), key: key, value: value}, ok && ok2
 }
 
 func (w *walker) leaf(id uint64, page []byte, bucket string, keys keyRange, depth int) error {
@@ -307,7 +307,7 @@ func (w *walker) leaf(id uint64, page []byte, bucket string, keys keyRange, dept
 }
 
 // bucket walks the bucket whose entry in the root is e: a tree of its own, or a page inside of e.
-func (w *walker) bucket(id uint64, e element, depth int) error {
+func (w *walker) bucket(id uint64, e item, depth int) error {
 	if len(e.value) < bucketHeader {
 		return broken(id, fmt.Sprintf("bucket %q is cut off", e.key))
 	}

@@ -70,7 +70,7 @@ func walkAll(data []byte) (found map[string]string, err error) {
 		return nil, err
 	}
 	found = map[string]string{}
-	err = p.walk(context.Background(), func(e element) error {
+	err = p.walk(context.Background(), func(e item) error {
 		found[e.bucket+" "+string(e.key)] = string(e.value)
 		return nil
 	})
@@ -83,7 +83,7 @@ func scanAll(t testing.TB, data []byte) map[string]string {
 		t.Fatal(err)
 	}
 	found := map[string]string{}
-	if _, err := p.scan(context.Background(), func(e element) error {
+	if _, err := p.scan(context.Background(), func(e item) error {
 		found[string(e.key)] = string(e.value)
 		return nil
 	}); err != nil {
@@ -214,7 +214,7 @@ func reachable(t *testing.T, data []byte) map[uint64]bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := walker{pages: p, ctx: context.Background(), high: p.metas[0].high, seen: make([]byte, p.metas[0].high/8+1), visit: func(element) error { return nil }}
+	w := walker{pages: p, ctx: context.Background(), high: p.metas[0].high, seen: make([]byte, p.metas[0].high/8+1), visit: func(item) error { return nil }}
 	if err := w.subtree(p.metas[0].root, "", keyRange{}, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 // page's header says, the older copies that bbolt leaves behind as well: it is for a file whose tree
 // is broken. The caller has to know by a checksum which elements are ones. Only the disk's, ctx's
 // and visit's errors end it; what cannot be read is passed over and counted.
-func (p *pages) scan(ctx context.Context, visit func(element) error) (unreadable int64, err error) {
+func (p *pages) scan(ctx context.Context, visit func(item) error) (unreadable int64, err error) {
 	page := make([]byte, p.page)
 	for at := int64(0); at < p.size; at += p.page {
 		if err := ctx.Err(); err != nil {
@@ -29,7 +29,7 @@ func (p *pages) scan(ctx context.Context, visit func(element) error) (unreadable
 
 // scanPage visits the elements of the page b at offset at. How many there are is not believed: what
 // stands behind the last header is tried as one too.
-func (p *pages) scanPage(b []byte, at int64, visit func(element) error) error {
+func (p *pages) scanPage(b []byte, at int64, visit func(item) error) error {
 	budget := maxPageBytes // for contents behind the page
 	n := binary.NativeEndian
 	for i := pageHeader; i+elementHeader <= len(b); i += elementHeader {
@@ -57,7 +57,7 @@ func (p *pages) scanPage(b []byte, at int64, visit func(element) error) error {
 }
 
 // scanElement visits e, or what is in e if e is a bucket with its page inside.
-func (p *pages) scanElement(e element, at int64, visit func(element) error) error {
+func (p *pages) scanElement(e item, at int64, visit func(item) error) error {
 	if e.flags != elementIsBucket {
 		return visit(e)
 	}

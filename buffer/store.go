@@ -30,7 +30,7 @@ type store struct {
 	// load reads what the owner keeps in memory; it replaces what was read before.
 	load func(*bbolt.Tx) error
 	// rescue puts a whole element of a damaged file into the new one; nil begins with an empty file.
-	rescue func(*bbolt.Tx, element) error
+	rescue func(*bbolt.Tx, item) error
 
 	mu      sync.Mutex // guards the fields below
 	db      *bbolt.DB  // nil: not open
@@ -189,7 +189,7 @@ func (s *store) inspect() error {
 // examine reads every page and checksum.
 func (s *store) examine(p *pages) (version uint32, err error) {
 	seen := map[string]bool{}
-	err = p.walk(context.Background(), func(e element) error {
+	err = p.walk(context.Background(), func(e item) error {
 		content, ok := openValue(e.bucket, e.key, e.value)
 		if !ok {
 			return fmt.Errorf("%w: %s %x: checksum mismatch", ErrDamaged, e.bucket, e.key)
@@ -255,10 +255,10 @@ func (s *store) birth(damaged *pages) error {
 
 // salvage hands every whole element of the damaged file to rescue.
 func (s *store) salvage(tx *bbolt.Tx, damaged *pages) error {
-	_, err := damaged.scan(context.Background(), func(e element) error {
+	_, err := damaged.scan(context.Background(), func(e item) error {
 		for _, bucket := range s.buckets {
 			if content, ok := openValue(bucket, e.key, e.value); ok {
-				return s.rescue(tx, element{bucket: bucket, key: e.key, value: content})
+				return s.rescue(tx, item{bucket: bucket, key: e.key, value: content})
 			}
 		}
 		return nil
