@@ -2,7 +2,8 @@
 # make fuzz    every fuzz target for FUZZTIME= (built in 10s)
 # make proof   the promise, at length, from SEED= (built in random): power cuts of the queue's disk, IMAGES=
 #              (built in 100,000); kill -9 under load, CYCLES= times (built in 100); the service under a
-#              real systemd, in a container: takes root, and downloads a Debian once
+#              real systemd, in a container: takes root, and downloads a Debian once; random packets
+#              at the simulated hub for MINUTES= (built in 10)
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
 # make bench   every published figure beside its limit, into bench/RESULTS.md and bench/results.json
@@ -33,6 +34,8 @@ proof:
 	e2e/peers.sh systemd-nspawn=systemd-container debootstrap=debootstrap
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./buffer
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./e2e
+	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./hubsim
+	$(MAKE) fuzz FUZZTIME=2m
 	$(GO) test -tags proof -run Systemd -count=1 -v -timeout 10m ./e2e
 
 lint:
