@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -25,13 +26,13 @@ const (
 	keyLost       = "lost"
 )
 
-// deadLetters keeps the entries that the hub never takes, in a file of its own. The file is a store:
+// deadStore keeps the entries that the hub never takes, in a file of its own. The file is a store:
 // "letters" holds order (8 bytes) -> letter, "meta" in "lost" how many made room for others. A letter is
 //
 //	time: seconds 8, nanoseconds 4 | message id, identity, reason: length, uvarint, and text | record
 //
 // In memory are the ids and sizes only.
-type deadLetters struct {
+type deadStore struct {
 	store store
 
 	mu    sync.Mutex        // guards the fields below, and is held while the file is used
@@ -50,8 +51,8 @@ type letterSize struct {
 
 // openDeadLetters opens the file at path and makes it if there is none. A damaged file is set aside
 // and its whole letters go on. The only error is ErrInUse.
-func openDeadLetters(path string, log zerolog.Logger) (*deadLetters, error) {
-	d := &deadLetters{}
+func openDeadLetters(path string, log zerolog.Logger) (*deadStore, error) {
+	d := &deadStore{}
 	d.store = store{path: path, buckets: []string{bucketLetters}, log: log, load: d.load, rescue: d.rescue}
 	if err := d.store.open(); err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func openDeadLetters(path string, log zerolog.Logger) (*deadLetters, error) {
 	return d, nil
 }
 
-func (d *deadLetters) load(tx *bbolt.Tx) error {
+func (d *deadStore) load(tx *bbolt.Tx) error {
 	d.order, d.sizes, d.bytes, d.first, d.next = map[string]uint64{}, map[uint64]letterSize{}, 0, 1, 1
 	stored := tx.Bucket([]byte(bucketMeta)).Get([]byte(keyLost))
 	if content, ok := openValue(bucketMeta, []byte(keyLost), stored); ok && len(content) == 8 {
@@ -76,7 +77,7 @@ func (d *deadLetters) load(tx *bbolt.Tx) error {
 }
 
 // added takes a letter that is in the file into memory.
-func (d *deadLetters) added(id string, order uint64, size int) {
+func (d *deadStore) added(id string, order uint64, size int) {
 	if len(d.order) == 0 {
 		d.first = order
 	}
@@ -87,7 +88,7 @@ func (d *deadLetters) added(id string, order uint64, size int) {
 
 // rescue takes over a letter of a damaged file. Copies that were removed before come back as well:
 // rather twice than never.
-func (d *deadLetters) rescue(tx *bbolt.Tx, e item) error {
+func (d *deadStore) rescue(tx *bbolt.Tx, e item) error {
 	if len(e.key) != 8 {
 		return nil
 	}
@@ -95,7 +96,10 @@ func (d *deadLetters) rescue(tx *bbolt.Tx, e item) error {
 }
 
 // add stores a letter durably. One with the same id is there already: that is no error.
-func (d *deadLetters) add(letter DeadLetter) error {
+func (d *deadStore) add(ctx context.Context, letter DeadLetter) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var order uint64
@@ -132,7 +136,7 @@ func (d *deadLetters) add(letter DeadLetter) error {
 }
 
 // makeRoom is which letters have to go for one of that size.
-func (d *deadLetters) makeRoom(size int) (out []uint64) {
+func (d *deadStore) makeRoom(size int) (out []uint64) {
 	count, bytes := len(d.order)+1, d.bytes+size
 	for order := d.first; order < d.next && (count > maxDeadLetters || bytes > maxDeadBytes); order++ {
 		if old, there := d.sizes[order]; there {
@@ -145,7 +149,7 @@ func (d *deadLetters) makeRoom(size int) (out []uint64) {
 }
 
 // removed takes letters that are not in the file any more out of memory.
-func (d *deadLetters) removed(orders ...uint64) {
+func (d *deadStore) removed(orders ...uint64) {
 	for _, order := range orders {
 		d.bytes -= d.sizes[order].bytes
 		delete(d.order, d.sizes[order].id)
@@ -157,7 +161,7 @@ func (d *deadLetters) removed(orders ...uint64) {
 }
 
 // list returns all letters, the oldest first.
-func (d *deadLetters) list() (letters []DeadLetter, err error) {
+func (d *deadStore) list() (letters []DeadLetter, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	err = d.store.view(func(tx *bbolt.Tx) error {
@@ -171,7 +175,7 @@ func (d *deadLetters) list() (letters []DeadLetter, err error) {
 }
 
 // get returns the letter of that id.
-func (d *deadLetters) get(id string) (letter DeadLetter, err error) {
+func (d *deadStore) get(id string) (letter DeadLetter, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	err = d.store.view(func(tx *bbolt.Tx) error {
@@ -187,7 +191,7 @@ func (d *deadLetters) get(id string) (letter DeadLetter, err error) {
 }
 
 // remove forgets the letter of that id durably.
-func (d *deadLetters) remove(id string) error {
+func (d *deadStore) remove(id string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var order uint64

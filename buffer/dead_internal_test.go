@@ -25,7 +25,7 @@ func letterOf(n int) DeadLetter {
 	}
 }
 
-func openDead(t *testing.T, path string) *deadLetters {
+func openDead(t *testing.T, path string) *deadStore {
 	t.Helper()
 	d, err := openDeadLetters(path, zerolog.Nop())
 	if err != nil {
@@ -35,9 +35,9 @@ func openDead(t *testing.T, path string) *deadLetters {
 	return d
 }
 
-func addLetter(t *testing.T, d *deadLetters, letter DeadLetter) {
+func addLetter(t *testing.T, d *deadStore, letter DeadLetter) {
 	t.Helper()
-	if err := d.add(letter); err != nil {
+	if err := d.add(t.Context(), letter); err != nil {
 		t.Fatal(err)
 	}
 }
