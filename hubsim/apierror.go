@@ -42,6 +42,7 @@ const (
 	errQueueFull
 	errNoAnswer
 	errPrecondition
+	errTooManyModules
 	errThrottled
 	errQuota
 	errTier
@@ -69,6 +70,8 @@ func apiError(code apiCode) *Error {
 		return &Error{Status: http.StatusForbidden, Code: 403800, Name: "DeviceMaximumInflightMethodExceeded", Message: "Too many method calls are open for this device."}
 	case errTooLarge:
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: 413001, Name: "MessageTooLarge"}
+	case errTooManyModules:
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: 413003, Name: "TooManyModulesOnDevice"}
 	case errThrottled:
 		return &Error{Status: http.StatusTooManyRequests, Code: 429001, Name: "ThrottlingException", Message: "Too many requests; the hub's limit of such operations is exceeded."}
 	case errQuota:

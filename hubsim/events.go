@@ -3,7 +3,6 @@ package hubsim
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -135,23 +134,23 @@ func (s *session) active() {
 // showState puts a connection state event among the telemetry (MON-6).
 func (s *session) showState(operation string) {
 	now := time.Now().UTC()
-	bag := "hubName=" + bagText(strings.Split(hostOnly(s.hub.cfg.HostName), ".")[0]) + "&deviceId=" + bagText(s.id.DeviceID)
-	if s.id.ModuleID != "" {
-		bag += "&moduleId=" + bagText(s.id.ModuleID)
+	hubName, _, _ := strings.Cut(hostOnly(s.hub.cfg.HostName), ".")
+	var b bagBuilder
+	for _, p := range [][2]string{
+		{"hubName", hubName}, {"deviceId", s.id.DeviceID}, {"moduleId", s.id.ModuleID}, {"opType", operation},
+		{"iothub-message-schema", "deviceConnectionStateNotification"}, {"operationTimestamp", now.Format(time.RFC3339Nano)},
+		{"$.ct", "application/json"}, {"$.ce", "utf-8"},
+	} {
+		b.system(p[0], p[1])
 	}
-	bag += "&opType=" + operation + "&iothub-message-schema=deviceConnectionStateNotification&operationTimestamp=" + bagText(now.Format(time.RFC3339Nano)) +
-		"&$.ct=application%2Fjson&$.ce=utf-8"
 	r := record{
-		generation: s.id.GenerationID, marks: s.marks | markState, identity: s.topics.id, bag: []byte(bag),
+		generation: s.id.GenerationID, marks: s.marks | markState, identity: s.topics.id, bag: []byte(b.String()),
 		body: fmt.Appendf(nil, `{"sequenceNumber":"%s"}`, s.hub.stateSequence(now)),
 	}
 	if _, err := s.hub.store.append(&r, &s.waiter); err != nil {
 		s.warn(fmt.Errorf("a connection state event is lost: %w", err))
 	}
 }
-
-// bagText encodes a value of a property bag.
-func bagText(text string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
 
 // stateSequence is 64 hex digits that grow with every call, also over restarts.
 func (h *Hub) stateSequence(now time.Time) string {

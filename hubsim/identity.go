@@ -15,6 +15,7 @@ type identity struct {
 	// The ids never change; the keys are guarded by registry.mu.
 	registration
 
+	modules  int           // of a device; guarded by registry.mu
 	messages atomic.Uint64 // stored, those of former runs included
 	expired  atomic.Int64  // tokens up to this expiry are refused: a dial; Unix seconds
 	active   atomic.Int64  // Unix nanoseconds of the last CONNECT or message, 0 never

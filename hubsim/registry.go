@@ -51,13 +51,24 @@ func openRegistry(st *state, dir string) (*registry, error) {
 		return nil, err
 	}
 	if len(r.policies) == 0 {
-		return r, r.begin(dir)
+		err = r.begin(dir)
+	} else {
+		err = st.each(identityKind, func(name string, text []byte) error {
+			id := &identity{}
+			r.identities[name] = id
+			return json.Unmarshal(text, &id.registration)
+		})
 	}
-	return r, st.each(identityKind, func(name string, text []byte) error {
-		id := &identity{}
-		r.identities[name] = id
-		return json.Unmarshal(text, &id.registration)
-	})
+	r.countModules()
+	return r, err
+}
+
+func (r *registry) countModules() {
+	for _, id := range r.identities {
+		if parent := r.identities[id.DeviceID]; id.ModuleID != "" && parent != nil {
+			parent.modules++
+		}
+	}
 }
 
 // hubFile is hub.json, where a former version kept the policies and the identities.
@@ -133,6 +144,9 @@ func (r *registry) keys(id *identity) [2]string {
 	return [2]string{id.PrimaryKey, id.SecondaryKey}
 }
 
+// maxModules is how many modules a device has (TWIN-38).
+const maxModules = 50
+
 // register makes the identity, for a module also its device, unless it exists. key "" keeps the primary
 // key or makes one. It returns the primary key.
 func (r *registry) register(device, module, key string) (string, error) {
@@ -147,7 +161,10 @@ func (r *registry) register(device, module, key string) (string, error) {
 	if err := checkKey(key); err != nil {
 		return "", fmt.Errorf("hubsim: %s: %w", identityName(device, module), err)
 	}
-	primary, stored := r.put(device, module, key)
+	primary, stored, err := r.put(device, module, key)
+	if err != nil {
+		return "", err
+	}
 	if err := stored.wait(); err != nil {
 		return "", fmt.Errorf("hubsim: registering %s: %w", identityName(device, module), err)
 	}
@@ -155,19 +172,26 @@ func (r *registry) register(device, module, key string) (string, error) {
 }
 
 // put does it in memory and notes it for the disk.
-func (r *registry) put(device, module, key string) (primary string, stored *saved) {
+func (r *registry) put(device, module, key string) (primary string, stored *saved, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []change
 	if module != "" {
-		_, all = r.ensure(device, "", all)
+		var parent *identity
+		parent, all = r.ensure(device, "", all)
+		if r.identities[identityName(device, module)] == nil {
+			if parent.modules == maxModules {
+				return "", nil, apiError(errTooManyModules).because(fmt.Sprintf("device %s has %d modules", device, maxModules))
+			}
+			parent.modules++
+		}
 	}
 	id, all := r.ensure(device, module, all)
 	if key != "" && key != id.PrimaryKey {
 		id.PrimaryKey = key
 		all = append(all, change{identityKind, id.name(), id.registration})
 	}
-	return id.PrimaryKey, r.state.write(all...)
+	return id.PrimaryKey, r.state.write(all...), nil
 }
 
 func (r *registry) ensure(device, module string, all []change) (*identity, []change) {

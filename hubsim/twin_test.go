@@ -278,3 +278,65 @@ func TestTwinsSurviveARestart(t *testing.T) {
 	c.publish(twinGet+"2", 0, 0, "")
 	c.expectPublish(twinAnswered+"200/?$rid=2", 0, `{"desired":{"d":12345678901234.5,"$version":2},"reported":{"n":1.50,"o":{"a":[1,null]},"$version":2}}`)
 }
+
+func TestADeviceHasFiftyModules(t *testing.T) {
+	cfg := hubConfig()
+	cfg.Dir = t.TempDir()
+	hub := startHub(t, cfg)
+	for i := range 50 {
+		if _, err := hub.Register("dev1", fmt.Sprint("mod", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hub.stop()
+	hub = startHub(t, cfg)
+	if _, err := hub.Register("dev1", "mod50"); codeOf(err) != 413003 {
+		t.Errorf("a module more: %v", err)
+	}
+	if status, code, _ := hub.rest(t).do("PUT", "/hubsim/devices/dev1/modules/mod50", ""); status != 413 || code != "TooManyModulesOnDevice" {
+		t.Errorf("a module more: %d %s", status, code)
+	}
+	for _, module := range []string{"mod7", ""} { // they exist
+		if _, err := hub.Register("dev1", module); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := hub.Register("dev2", "mod50"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestThrottledAndBasicHubsSayWhyToTheServiceSide(t *testing.T) {
+	cfg := hubConfig()
+	cfg.Limits.TwinReads, cfg.Limits.Registry, cfg.Limits.DailyMessages = 0.001, 0.001, 2
+	hub := startHub(t, cfg)
+	if _, err := hub.Register("dev1", ""); err != nil {
+		t.Fatal(err)
+	}
+	service := hub.rest(t)
+	for i, c := range []struct {
+		method, path string
+		status       int
+		code         string
+	}{
+		{"GET", twinPath, 200, ""},
+		{"GET", twinPath, 429, "ThrottlingException"},
+		{"GET", "/devices/dev1?api-version=2021-04-12", 200, ""},
+		{"GET", "/devices/dev1?api-version=2021-04-12", 429, "ThrottlingException"},
+		{"PATCH", twinPath, 200, ""},
+		{"PATCH", twinPath, 403, "IotHubQuotaExceeded"},
+		{"POST", methodPath, 403, "IotHubQuotaExceeded"},
+	} {
+		status, code, answer := service.do(c.method, c.path, `{"methodName":"m"}`)
+		if status != c.status || code != c.code {
+			t.Errorf("%d: %s %s: %d %s %s, want %d %s", i, c.method, c.path, status, code, answer, c.status, c.code)
+		}
+	}
+	cfg.Limits.TwinReads, cfg.Limits.DailyMessages, cfg.Limits.Basic = 0, 0, true
+	hub = startHub(t, cfg)
+	for method, path := range map[string]string{"GET": twinPath, "PATCH": twinPath, "POST": methodPath} {
+		if status, code, _ := hub.rest(t).do(method, path, `{"methodName":"m"}`); status != 403 || code != "OperationNotAvailableInCurrentTier" {
+			t.Errorf("%s %s on a basic hub: %d %s", method, path, status, code)
+		}
+	}
+}

@@ -141,7 +141,7 @@ func (h *Hub) editTwin(id *identity, e edit, ifMatch string) (answer twinJSON, s
 func (h *Hub) showTwin(id *identity, t *twin) (twinJSON, error) {
 	shown := twinJSON{
 		DeviceID: id.DeviceID, ModuleID: id.ModuleID, ETag: t.etag(), Version: t.Changes,
-		Status: "enabled", ConnectionState: "Disconnected", AuthenticationType: "sas",
+		Status: "enabled", ConnectionState: "Disconnected", AuthenticationType: "sas", CloudToDeviceMessageCount: id.waiting(),
 	}
 	if id.connection() != nil {
 		shown.ConnectionState = "Connected"
