@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func TestABadAnswerCostsAtMostTheRequestItHits(t *testing.T) {
 	change := func(at int, to byte) func(*peer, call) {
 		return func(c *peer, r call) { b := good(r, 100); b[at] = to; c.send(b) }
 	}
-	for _, c := range []struct {
+	rows := []struct {
 		name  string
 		trick func(*peer, call)
 		ok    bool // the first read succeeds
@@ -99,7 +100,7 @@ func TestABadAnswerCostsAtMostTheRequestItHits(t *testing.T) {
 		{"three stray bytes", func(c *peer, _ call) { c.send([]byte{1, 2, 3}) }, false, 2, 0},
 		{"reset in mid-frame", func(c *peer, r call) {
 			_, _ = c.Write(good(r, 100)[:5])
-			_ = c.Conn.(*net.TCPConn).SetLinger(0)
+			_ = c.ReadWriteCloser.(*net.TCPConn).SetLinger(0)
 			_ = c.Close()
 		}, false, 2, 0},
 		{"closed in mid-frame", func(c *peer, r call) { _, _ = c.Write(good(r, 100)[:8]); _ = c.Close() }, false, 2, 0},
@@ -116,30 +117,34 @@ func TestABadAnswerCostsAtMostTheRequestItHits(t *testing.T) {
 				_, _ = c.Write([]byte{b})
 			}
 		}, false, 2, 0},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			r := faulty(t, 1, c.trick)
-			if _, err := readOneOf(t, r, 2); err != nil { // not the first of the connection
-				t.Fatal(err)
-			}
-			v, err := readOne(t, r, "d/100")
-			if c.ok && (err != nil || v != 100) || !c.ok && !errors.Is(err, gateway.ErrNoAnswer) {
-				t.Errorf("read %d, %v", v, err)
-			}
-			for a := range 12 {
-				id := r.cfg.Devices[0].Points[a].ID
-				if v, err := readOne(t, r, id); err != nil || v != uint64(100+a) {
-					t.Errorf("then %s was %d, %v", id, v, err)
+	}
+	var running sync.WaitGroup // a test waits most of the time: all at once
+	defer running.Wait()
+	for _, c := range rows {
+		running.Go(func() {
+			t.Run(c.name, func(t *testing.T) {
+				r := faulty(t, 1, c.trick)
+				if _, err := readOneOf(t, r, 2); err != nil { // not the first of the connection
+					t.Fatal(err)
 				}
-			}
-			eventually(t, "the stale frames to be counted", func() bool {
-				v, err := readOne(t, r, "d/119")
-				return v == 119 && err == nil && r.Stats().Link.StaleFrames == c.stale
+				v, err := readOne(t, r, "d/100")
+				if c.ok && (err != nil || v != 100) || !c.ok && !errors.Is(err, gateway.ErrNoAnswer) {
+					t.Errorf("read %d, %v", v, err)
+				}
+				for a := range 12 {
+					id := r.cfg.Devices[0].Points[a].ID
+					if v, err := readOne(t, r, id); err != nil || v != uint64(100+a) {
+						t.Errorf("then %s was %d, %v", id, v, err)
+					}
+				}
+				eventually(t, "the stale frames to be counted", func() bool {
+					v, err := readOne(t, r, "d/119")
+					return v == 119 && err == nil && r.Stats().Link.StaleFrames == c.stale
+				})
+				if r.field.conns() != c.conns {
+					t.Errorf("%d connections, want %d (%s)", r.field.conns(), c.conns, r.Stats().Link.LastError)
+				}
 			})
-			if r.field.conns() != c.conns {
-				t.Errorf("%d connections, want %d (%s)", r.field.conns(), c.conns, r.Stats().Link.LastError)
-			}
 		})
 	}
 }

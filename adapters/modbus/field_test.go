@@ -1,13 +1,16 @@
 package modbus
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +23,8 @@ import (
 // field is the device side of a link, scripted: every register of every unit holds its own address,
 // unless it was written or is a hole. It shares no code with the adapter but the names of tables.
 type field struct {
+	framing Framing // of what is asked and answered
+
 	mu     sync.Mutex
 	values map[spot]uint16
 	holes  map[spot]bool
@@ -41,7 +46,8 @@ type spot struct {
 
 // call is one request as the field saw it.
 type call struct {
-	adu      []byte
+	adu      []byte // with the header of MBAP, whatever the framing
+	framing  Framing
 	unit, fc byte
 	address  int
 	quantity int // of writes of one: 1
@@ -54,7 +60,7 @@ func (c call) String() string {
 
 // peer is the field's end of one connection. What it sends waits in a queue, as in a socket.
 type peer struct {
-	net.Conn
+	io.ReadWriteCloser
 	out  chan []byte
 	gone chan struct{} // closed: nothing is sent any more
 }
@@ -141,8 +147,8 @@ func (f *field) listen(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func (f *field) serve(c net.Conn) {
-	p := &peer{Conn: c, out: make(chan []byte, 4096), gone: make(chan struct{})}
+func (f *field) serve(c io.ReadWriteCloser) {
+	p := &peer{ReadWriteCloser: c, out: make(chan []byte, 4096), gone: make(chan struct{})}
 	f.set(func(f *field) { f.peers = append(f.peers, p) })
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -159,7 +165,7 @@ func (f *field) serve(c net.Conn) {
 	defer close(p.gone)
 	defer c.Close()
 	for {
-		r, err := readCall(c)
+		r, err := readCall(c, f.framing)
 		if err != nil {
 			return
 		}
@@ -175,29 +181,70 @@ func (f *field) serve(c net.Conn) {
 	}
 }
 
-func readCall(c net.Conn) (call, error) {
-	head := make([]byte, 7)
-	if _, err := io.ReadFull(c, head); err != nil {
+func readCall(c io.Reader, framing Framing) (call, error) {
+	body, id, err := readBody(c, framing) // unit and PDU
+	if err != nil {
 		return call{}, err
 	}
-	rest := make([]byte, binary.BigEndian.Uint16(head[4:])-1)
-	if _, err := io.ReadFull(c, rest); err != nil {
-		return call{}, err
-	}
-	r := call{adu: append(head, rest...), unit: head[6], fc: rest[0], quantity: 1, at: time.Now()}
-	r.address = int(binary.BigEndian.Uint16(rest[1:]))
+	r := call{adu: sealMBAP(id, body), framing: framing, unit: body[0], fc: body[1], quantity: 1, at: time.Now()}
+	r.address = int(binary.BigEndian.Uint16(body[2:]))
 	if r.fc <= 4 || r.fc >= 15 && r.fc != 22 {
-		r.quantity = int(binary.BigEndian.Uint16(rest[3:]))
+		r.quantity = int(binary.BigEndian.Uint16(body[4:]))
 	}
 	return r, nil
 }
 
-// reply frames a PDU as the answer to r.
-func (r call) reply(pdu ...byte) []byte {
-	adu := slices.Clone(r.adu[:7])
-	binary.BigEndian.PutUint16(adu[4:], uint16(len(pdu)+1))
-	return append(adu, pdu...)
+func readBody(c io.Reader, framing Framing) (body []byte, id uint16, err error) {
+	more := func(n int) []byte {
+		b := make([]byte, n)
+		if err == nil {
+			_, err = io.ReadFull(c, b)
+		}
+		return b
+	}
+	switch framing {
+	case MBAP:
+		head := more(6)
+		return more(int(binary.BigEndian.Uint16(head[4:]))), binary.BigEndian.Uint16(head), err
+	case ASCII:
+		line := more(1)
+		for err == nil && line[len(line)-1] != '\n' {
+			line = append(line, more(1)...)
+		}
+		body, err := hex.DecodeString(strings.Trim(string(line), ":\r\n"))
+		return body[:max(len(body)-1, 0)], 0, err
+	}
+	body = more(6)
+	switch body[1] {
+	case 15, 16:
+		body = append(body, more(1)...)
+		body = append(body, more(int(body[6]))...)
+	case 22:
+		body = append(body, more(2)...)
+	}
+	if crc := more(2); err == nil && !bytes.Equal(sealRTU(body)[len(body):], crc) {
+		err = fmt.Errorf("the request % X has the CRC % X", body, crc)
+	}
+	return body, 0, err
 }
+
+// reply frames a PDU as the answer to r.
+func (r call) reply(pdu ...byte) []byte { return r.replyOf(r.unit, pdu...) }
+
+// replyOf frames a PDU as if a unit had answered r.
+func (r call) replyOf(unit byte, pdu ...byte) []byte {
+	body := append([]byte{unit}, pdu...)
+	switch r.framing {
+	case RTU:
+		return sealRTU(body)
+	case ASCII:
+		return sealASCII(body)
+	}
+	return sealMBAP(transaction(r.adu), body)
+}
+
+// request is r as it came.
+func (r call) request() []byte { return r.replyOf(r.unit, r.adu[7:]...) }
 
 func (r call) exception(code byte) []byte { return r.reply(r.fc|0x80, code) }
 
