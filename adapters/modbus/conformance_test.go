@@ -128,6 +128,24 @@ func TestTheAdapterKeepsThePromisesOfAllAdapters(t *testing.T) {
 	})
 }
 
+// The same promises, whatever the bytes look like and travel on; the device is the scripted one.
+func TestTheAdapterKeepsThePromisesOfAllAdaptersOnEveryLine(t *testing.T) {
+	for _, tr := range lines()[:3] { // one after the other: the suite counts goroutines
+		t.Run(tr.name, func(t *testing.T) {
+			adaptertest.Run(t, func(t *testing.T) adaptertest.Setup {
+				f := newField()
+				f.holes[spot{1, Holding, 1500}] = true
+				return adaptertest.Setup{
+					Adapter: New(tr.reach(t, f, plant("")), nil, zerolog.Nop()),
+					Good:    "d/40", Want: gateway.UintValue(40), Bad: "d/1500", Once: "d/once", Readable: true,
+					Writable: "d/set", Values: [2]gateway.Value{gateway.FloatValue(21.5), gateway.FloatValue(-3)}, Misfit: gateway.FloatValue(12.34),
+					ReadOnly: "d/fixed",
+				}
+			})
+		})
+	}
+}
+
 func TestAnIndependentServerUnderstandsEveryRequest(t *testing.T) {
 	t.Parallel()
 	r := run(t, plant(startPLC(t)), newField())

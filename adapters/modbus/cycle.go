@@ -129,21 +129,38 @@ func (w *wire) poll(ctx context.Context, d *device) {
 	w.finish(d)
 }
 
-// begin starts a poll cycle. Devices that share a unit share its silence: a cycle of one in which
-// nothing was answered stands for the others' next one too.
+// begin starts a poll cycle. One of a unit that is silent may stand for another's (see spared).
 func (w *wire) begin(d *device, now time.Time) *cycle {
 	c := &cycle{w: w, d: d, budget: extraMax, groups: d.dueGroups(now), queue: d.lore.suspect, refusals: len(d.lore.refused)}
 	c.searching = len(c.queue) > 0
 	c.blocks = d.blocks(c.groups, now)
-	u := d.unit
-	if u.silent && u.misses > d.shared && len(c.blocks) > 0 {
-		d.shared = u.misses
-		c.end, c.missing = u.why, c.blocks[0]
-	}
-	if !u.silent {
+	switch u := d.unit; {
+	case !u.silent:
 		c.tries = w.link.cfg.Retries
+	case len(c.blocks) > 0 && u.why != nil && w.spared(d, now):
+		c.end, c.missing = u.why, c.blocks[0]
+		d.spared++
+		d.shared = u.misses
+		return c
 	}
+	d.asked, d.spared = now, 0
 	return c
+}
+
+// spared tells whether a device need not ask its unit, which is silent, because another device of the unit
+// asks in the same round: two devices on one dead unit cost one timeout. They take turns, so that one
+// whose own requests are answered finds that out.
+func (w *wire) spared(d *device, now time.Time) bool {
+	others, soon := 0, false
+	for _, o := range w.devices {
+		if o == d || o.unit != d.unit || o.state == Down {
+			continue
+		}
+		others++
+		soon = soon || o.asked.Before(d.asked) && o.due().Before(now.Add(d.shortest()))
+	}
+	fresh := d.unit.misses > d.shared && d.spared < others
+	return fresh || soon
 }
 
 // finish ends the poll cycle of a device: what it gave is handed over, and the next ticks are set.

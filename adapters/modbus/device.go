@@ -36,6 +36,8 @@ type device struct {
 	lore    lore
 	plans   map[string][]Block // by the groups that are due
 	cycle   *cycle             // the poll that runs
+	asked   time.Time          // when it last began a poll with a request of its own
+	spared  int                // polls in a row for which others of its unit asked
 	shared  int                // of the unit's misses, those that counted for this device
 }
 
@@ -73,10 +75,8 @@ func newDevice(cfg Config, index int, u *unit) *device {
 // less, then each group on its own grid. Groups of one device share a phase, so that they meet.
 func (d *device) start(link string, now time.Time) {
 	soon := firstPoll
-	for _, g := range d.groups {
-		if g.period > 0 {
-			soon = min(soon, g.period)
-		}
+	if shortest := d.shortest(); shortest > 0 {
+		soon = min(soon, shortest)
 	}
 	h := scatter(link, d.Name)
 	for _, g := range d.groups {
@@ -94,6 +94,16 @@ func (d *device) due() time.Time {
 		}
 	}
 	return first
+}
+
+// shortest is the shortest period of the device.
+func (d *device) shortest() time.Duration {
+	for _, g := range d.groups { // in ascending order
+		if g.period > 0 {
+			return g.period
+		}
+	}
+	return 0
 }
 
 // dueGroups are the groups whose tick has come.

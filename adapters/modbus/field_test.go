@@ -126,25 +126,31 @@ func (f *field) listen(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			f.serving.Go(func() { f.serve(c) })
+	f.serving.Go(func() { f.accept(l) })
+	t.Cleanup(func() { f.shut(l) })
+	return l.Addr().String()
+}
+
+// accept serves the connections of l until it is closed.
+func (f *field) accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		f.serving.Go(func() { f.serve(c) })
+	}
+}
+
+// shut ends l and all connections.
+func (f *field) shut(l net.Listener) {
+	_ = l.Close()
+	f.set(func(f *field) {
+		for _, p := range f.peers {
+			_ = p.Close()
 		}
 	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		f.set(func(f *field) {
-			for _, p := range f.peers {
-				_ = p.Close()
-			}
-		})
-		f.serving.Wait()
-	})
-	return l.Addr().String()
+	f.serving.Wait()
 }
 
 func (f *field) serve(c io.ReadWriteCloser) {
@@ -441,4 +447,9 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// contextFor is a context of the test that ends after d.
+func contextFor(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
 }

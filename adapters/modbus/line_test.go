@@ -31,7 +31,7 @@ func (tr transport) reach(t *testing.T, f *field, cfg Config) Config {
 	t.Helper()
 	f.framing, cfg.Framing = tr.framing, tr.framing
 	if tr.pty {
-		cfg.Address, cfg.Serial = f.line(t).path, serial()
+		cfg.Address, cfg.Serial = f.line(t, tr.framing).path, serial()
 		return cfg
 	}
 	cfg.Address = f.listen(t)

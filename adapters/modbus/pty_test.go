@@ -48,8 +48,9 @@ func (e *ptyEnd) Close() error {
 }
 
 // line makes a pty on which f answers until the test ends.
-func (f *field) line(t *testing.T) *pty {
+func (f *field) line(t *testing.T, framing Framing) *pty {
 	t.Helper()
+	f.framing = framing
 	p := &pty{path: filepath.Join(t.TempDir(), "usb-adapter"), f: f}
 	p.plug(t)
 	t.Cleanup(func() {

@@ -32,7 +32,7 @@ type unit struct {
 	silent bool   // the last request was not answered
 	owed   bool   // and its answer has not come late either
 	misses int    // poll cycles without any answer
-	why    *fault // of the last of them
+	why    *fault // of the last of them; nil once it answered
 }
 
 // newUnit makes the client of a unit over the link.
@@ -45,7 +45,7 @@ func newUnit(id uint8, l *link) *unit {
 
 // answered notes that the unit answered a request within took.
 func (u *unit) answered(took time.Duration) {
-	u.silent, u.owed = false, false
+	u.silent, u.owed, u.why = false, false, nil
 	switch {
 	case u.patience == u.timeout:
 	case took > u.timeout:
