@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ type sdkRun struct {
 	cfg sdkConfig
 	// hasTwin tells that it has asked for its twin.
 	hasTwin bool
+	// letters are the ids of the cloud-to-device messages that it has completed.
+	letters []string
 }
 
 // Every way of using Microsoft's SDK goes through the same life; what the hub holds is looked at as well
@@ -36,8 +39,10 @@ func TestMicrosoftsSDKFindsAnIoTHub(t *testing.T) {
 			r.sendsTelemetry()
 			r.answersMethods()
 			r.seesItsTwin()
+			r.takesMessages()
 			r.comesBackAfterADrop()
 			r.losesToAnother()
+			r.hasCompleted()
 		})
 	}
 }
@@ -174,11 +179,76 @@ func (r *sdkRun) agrees(want twin) {
 	}
 }
 
+// takesMessages sends cloud-to-device messages, which modules do not get.
+func (r *sdkRun) takesMessages() {
+	r.t.Helper()
+	if r.module != "" {
+		return
+	}
+	// Nothing tells when the SDK has subscribed; what was sent before is dropped.
+	r.do("messages", nil)
+	eventually(r.t, 20*time.Second, "a first message has come", func() bool {
+		if _, err := r.hub.Send(hubsim.CloudMessage{Device: "dev1", MessageID: "probe", Body: []byte("probe")}); err != nil {
+			r.t.Fatal(err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.ContainsFunc(r.lines, func(l sdkLine) bool { return l.Event == "message" })
+	})
+	value := "a/b=c&d+ü"
+	r.letter(hubsim.CloudMessage{MessageID: "letter-1", Properties: map[string]*string{"sp ace": &value}, Body: []byte(`{"open":true}`)})
+	r.letter(hubsim.CloudMessage{MessageID: "letter-2"})
+}
+
+// letter sends a message to the device and wants it to arrive as it is.
+func (r *sdkRun) letter(m hubsim.CloudMessage) {
+	r.t.Helper()
+	m.Device, m.Ack = "dev1", "full"
+	if _, err := r.hub.Send(m); err != nil {
+		r.t.Fatal(err)
+	}
+	r.letters = append(r.letters, m.MessageID)
+	got := r.find(1, m.MessageID+" has come", func(l sdkLine) bool { return l.Event == "message" && l.MessageID == m.MessageID })
+	if got.Body != string(m.Body) {
+		r.t.Errorf("%s: the body is %q, want %q", m.MessageID, got.Body, m.Body)
+	}
+	for name, value := range m.Properties {
+		if got.Properties[name] != *value {
+			r.t.Errorf("%s: the property %q is %q, want %q", m.MessageID, name, got.Properties[name], *value)
+		}
+	}
+}
+
+// hasCompleted wants the hub to have heard that each message was handled, once.
+func (r *sdkRun) hasCompleted() {
+	r.t.Helper()
+	want, got := map[string]string{}, map[string]string{}
+	for _, id := range r.letters {
+		want[id] = "Success"
+	}
+	eventually(r.t, 40*time.Second, "the feedback of every message is there", func() bool {
+		clear(got)
+		for _, f := range r.hub.Feedback(0) {
+			for _, record := range f.Records {
+				got[record.OriginalMessageID] += record.Status
+			}
+		}
+		return len(got) == len(want)
+	})
+	if diff := cmp.Diff(want, got); diff != "" {
+		r.t.Errorf("feedback (-want +got):\n%s", diff)
+	}
+}
+
 // comesBackAfterADrop cuts the connection: the SDK connects again by itself and is what it was.
 func (r *sdkRun) comesBackAfterADrop() {
 	r.t.Helper()
+	r.hub.RefuseConnects(r.identity(), 3, 2)
 	if !r.hub.Kick(r.identity()) {
 		r.t.Fatal("there was no connection to cut")
+	}
+	if r.letters != nil {
+		r.letter(hubsim.CloudMessage{MessageID: "sent-while-away"})
 	}
 	r.isWellWith("after the drop")
 }

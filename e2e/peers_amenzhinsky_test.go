@@ -83,6 +83,7 @@ func TestTheCommunitysGoSDKFindsAnIoTHub(t *testing.T) {
 	}
 	called()
 	c.seesItsTwin(hub)
+	c.takesAMessage(hub)
 	if !hub.Kick("dev1") {
 		t.Fatal("there was no connection to cut")
 	}
@@ -112,5 +113,22 @@ func (c *community) seesItsTwin(hub *hubsim.Hub) {
 	desired, reported, err := c.RetrieveTwinState(c.ctx)
 	if err != nil || desired.Version() != 2 || desired["interval"] != 10.0 || reported.Version() != 2 || reported["fw"] != "1" {
 		c.t.Errorf("the twin is %v, %v, %v", desired, reported, err)
+	}
+}
+
+func (c *community) takesAMessage(hub *hubsim.Hub) {
+	c.t.Helper()
+	letters, err := c.SubscribeEvents(c.ctx)
+	c.must(err)
+	value := "a/b=c&d+ü"
+	_, err = hub.Send(hubsim.CloudMessage{Device: "dev1", MessageID: "m1", CorrelationID: "c1", Properties: map[string]*string{"p": &value}, Body: []byte("open")})
+	c.must(err)
+	select {
+	case m := <-letters.C():
+		if string(m.Payload) != "open" || m.MessageID != "m1" || m.CorrelationID != "c1" || m.To != "/devices/dev1/messages/deviceBound" {
+			c.t.Errorf("the message is %+v", m)
+		}
+	case <-c.ctx.Done():
+		c.t.Fatal("no message came")
 	}
 }
