@@ -3,6 +3,7 @@ package hubsim
 import (
 	"crypto/rand"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -47,24 +48,15 @@ func (b *bagBuilder) add(name string, value *string) {
 	if b.Len() > 0 {
 		b.WriteByte('&')
 	}
-	b.escape(name)
+	b.WriteString(bagText(name))
 	if value != nil {
 		b.WriteByte('=')
-		b.escape(*value)
+		b.WriteString(bagText(*value))
 	}
 }
 
-// escape percent-encodes everything but RFC 3986's unreserved characters; a space is %20 (C2D-20).
-func (b *bagBuilder) escape(text string) {
-	for i := range len(text) {
-		c := text[i]
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0 {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(b, "%%%02X", c)
-		}
-	}
-}
+// bagText percent-encodes everything but RFC 3986's unreserved characters; a space is %20 (C2D-20).
+func bagText(text string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
 
 // newMessageID is a random UUID.
 func newMessageID() string {

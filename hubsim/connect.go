@@ -2,7 +2,9 @@ package hubsim
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -13,7 +15,7 @@ import (
 // admission is what a good CONNECT proves.
 type admission struct {
 	id      *identity
-	expires time.Time // of the token, without the grace
+	expires time.Time // of the token, without the grace; zero with a certificate
 	marks   marks
 	warning error // what is wrong with it and does not matter
 }
@@ -31,7 +33,7 @@ func (s *session) connect(ctx context.Context) error {
 	packet, bad := readConnect(header, body)
 	var got admission
 	if bad == nil {
-		got, bad = s.hub.admit(packet, time.Now())
+		got, bad = s.hub.admit(packet, s.chain, time.Now())
 	}
 	if bad == nil {
 		bad = s.hub.dialledRefusal(packet.ClientIdentifier)
@@ -47,6 +49,9 @@ func (s *session) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !s.hub.registry.enabled(got.id) { // disabled since it was admitted
+		return errors.Join(errDisabled, got.id.unbind(s))
+	}
 	s.connected()
 	got.id.active.Store(time.Now().UnixNano())
 	s.hub.log.Info().Str("identity", got.id.name()).Bool("session_present", present).Msg(got.id.name() + ": connected")
@@ -60,7 +65,9 @@ func (s *session) connect(ctx context.Context) error {
 func (s *session) take(p *packets.ConnectPacket, got admission) {
 	s.id, s.marks = got.id, got.marks
 	s.topics = topicsOf(got.id.DeviceID, got.id.ModuleID)
-	s.expires = got.expires.Add(s.hub.cfg.ExpiryGrace)
+	if !got.expires.IsZero() {
+		s.expires = got.expires.Add(s.hub.cfg.ExpiryGrace)
+	}
 	s.idle = idleLimit(p.Keepalive)
 	s.dials = s.hub.dials.about(got.id.name())
 	s.out.dials = s.dials[:]
@@ -112,7 +119,7 @@ func protocolLevel(body []byte) (level byte, ok bool) {
 }
 
 // admit judges who the client is and whether it may connect.
-func (h *Hub) admit(p *packets.ConnectPacket, now time.Time) (admission, *refusal) {
+func (h *Hub) admit(p *packets.ConnectPacket, chain []*x509.Certificate, now time.Time) (admission, *refusal) {
 	const no = packets.ErrRefusedNotAuthorised
 	user, err := parseUserName(p.Username)
 	if err != nil {
@@ -129,27 +136,40 @@ func (h *Hub) admit(p *packets.ConnectPacket, now time.Time) (admission, *refusa
 	if id == nil {
 		return admission{}, refuse(no, coded(404001, "CON-35", "no such device or module is registered"))
 	}
-	if len(p.Password) == 0 {
-		return admission{}, refuse(no, wrong("CON-31", "no password, and this identity proves itself with a token"))
+	if !h.registry.enabled(id) {
+		return admission{}, refuse(no, coded(403012, "CON-36", "the device is disabled"))
 	}
-	t, err := parseToken(string(p.Password))
-	if err != nil {
-		return admission{}, refuse(no, fmt.Errorf("the password is no token: %w", err))
+	got := admission{id: id}
+	if err := h.prove(p, chain, now, &got); err != nil {
+		return admission{}, refuse(no, err)
 	}
-	got := admission{id: id, expires: t.expiry}
 	if user.short {
 		got.warning = wrong("CON-21", "a user name of the old short form; use {host}/{device}/?api-version=...")
 	}
 	if user.parameters["api-version"] == "" {
 		got.warning = wrong("CON-19, CON-21", "no api-version in the user name; twins may misbehave")
 	}
+	return got, nil
+}
+
+// prove checks the password, or without one the client's certificate (CON-31), and completes got.
+func (h *Hub) prove(p *packets.ConnectPacket, chain []*x509.Certificate, now time.Time, got *admission) error {
+	if len(p.Password) == 0 {
+		got.marks |= markX509
+		return h.checkCertificate(chain, got.id, now)
+	}
+	t, err := parseToken(string(p.Password))
+	if err != nil {
+		return fmt.Errorf("the password is no token: %w", err)
+	}
+	got.expires = t.expiry
 	if t.policy != "" {
 		got.marks |= markPolicy
 	}
-	if err := h.checkToken(t, id, now); err != nil {
-		return admission{}, refuse(no, fmt.Errorf("token: %w", err))
+	if err := h.checkToken(t, got.id, now); err != nil {
+		return fmt.Errorf("token: %w", err)
 	}
-	return got, nil
+	return nil
 }
 
 // checkToken says why t does not prove id, nil if it does.
@@ -158,7 +178,9 @@ func (h *Hub) checkToken(t token, id *identity, now time.Time) error {
 		if err := h.checkPolicy(t, deviceConnect); err != nil {
 			return err
 		}
-	} else if keys := h.registry.keys(id); !t.signedWith(keys[0]) && !t.signedWith(keys[1]) {
+	} else if c := h.registry.credential(id); c.kind() != byKey {
+		return wrong("CON-30", "%s proves itself with a certificate", id.name())
+	} else if !t.signedWith(c.PrimaryKey) && !t.signedWith(c.SecondaryKey) {
 		return wrong("SAS-4, SAS-5", "the signature is not made with a key of %s; is the key base64-decoded, and sr signed as it is sent?", id.name())
 	}
 	path := "devices/" + id.DeviceID

@@ -29,8 +29,12 @@
 //	                                                the event's id is the sequence, Last-Event-ID is honoured
 //	GET  /hubsim/events?after=N                     the newest connection events, a JSON array of ConnectionEvent
 //	GET  /hubsim/devices                            JSON array: deviceId, moduleId, connected, messages, lastActivity
-//	PUT  /hubsim/devices/{device}                   register; answers {"deviceId","moduleId","primaryKey"};
-//	PUT  /hubsim/devices/{device}/modules/{module}  a body {"primaryKey":"..."} sets the key
+//	PUT  /hubsim/devices/{device}                   register; answers {"deviceId","moduleId"} and the Credential;
+//	PUT  /hubsim/devices/{device}/modules/{module}  a body with fields of Credential sets it, "status" is
+//	                                                "enabled" or "disabled"
+//	DELETE /hubsim/devices/{device}                 delete it, for a device with its modules
+//	DELETE /hubsim/devices/{device}/modules/{module}
+//	POST /hubsim/authorities                        a body in PEM: authorities of devices registered with x509ca
 //	POST /hubsim/devices/{device}/messages          send a cloud-to-device message: a CloudMessage, or with a
 //	                                                JSON "body" in place of bodyBase64; answers {"messageId"}
 //	GET  /hubsim/devices/{device}/deadletters       JSON array of DeadLetter

@@ -158,32 +158,6 @@ func (h *Hub) getDevices(*http.Request) (any, error) {
 	return all, nil
 }
 
-// registered is what PUT /hubsim/devices/... answers, and with only the key what it takes.
-type registered struct {
-	DeviceID   string `json:"deviceId"`
-	ModuleID   string `json:"moduleId,omitempty"`
-	PrimaryKey string `json:"primaryKey"`
-}
-
-func (h *Hub) putDevice(r *http.Request) (any, error) {
-	var wish registered
-	if err := readJSON(r, &wish); err != nil {
-		return nil, err
-	}
-	done := registered{DeviceID: r.PathValue("device"), ModuleID: r.PathValue("module")}
-	for _, id := range []string{done.DeviceID, done.ModuleID} {
-		if err := checkID(id); err != nil && id != "" {
-			return nil, apiError(errArgument).because(err.Error())
-		}
-	}
-	if err := checkKey(wish.PrimaryKey); err != nil {
-		return nil, apiError(errArgument).because(err.Error())
-	}
-	var err error
-	done.PrimaryKey, err = h.registry.register(done.DeviceID, done.ModuleID, wish.PrimaryKey)
-	return done, err
-}
-
 func (h *Hub) getEvents(r *http.Request) (any, error) {
 	s, err := parseSelection(r)
 	if err != nil {
@@ -204,46 +178,4 @@ func (h *Hub) postFaults(r *http.Request) (any, error) {
 	return struct {
 		Kicked bool `json:"kicked"`
 	}{kicked}, nil
-}
-
-// registryEntry is a device or module as the registry's REST side shows it (SVC-6).
-type registryEntry struct {
-	DeviceID        string `json:"deviceId"`
-	ModuleID        string `json:"moduleId,omitempty"`
-	GenerationID    uint64 `json:"generationId,string"`
-	Status          string `json:"status,omitempty"` // of a device
-	ConnectionState string `json:"connectionState"`
-	// Commands counts the cloud-to-device messages that wait.
-	Commands       int            `json:"cloudToDeviceMessageCount"`
-	Authentication authentication `json:"authentication"`
-}
-
-type authentication struct {
-	Type         string       `json:"type"`
-	SymmetricKey symmetricKey `json:"symmetricKey"`
-}
-
-type symmetricKey struct {
-	PrimaryKey   string `json:"primaryKey"`
-	SecondaryKey string `json:"secondaryKey"`
-}
-
-func (h *Hub) getDevice(r *http.Request) (any, error) {
-	id, err := h.identityOf(r)
-	if err != nil {
-		return nil, err
-	}
-	keys := h.registry.keys(id)
-	entry := registryEntry{
-		DeviceID: id.DeviceID, ModuleID: id.ModuleID, GenerationID: id.GenerationID, ConnectionState: "Disconnected",
-		Commands:       id.waiting(),
-		Authentication: authentication{"sas", symmetricKey{keys[0], keys[1]}},
-	}
-	if id.ModuleID == "" {
-		entry.Status = "enabled"
-	}
-	if id.connection() != nil {
-		entry.ConnectionState = "Connected"
-	}
-	return entry, nil
 }

@@ -110,6 +110,7 @@ func (h *Hub) open() (err error) {
 	}
 	// No ALPN but HTTP/1.1: a WebSocket cannot be opened over HTTP/2 here.
 	h.tls = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}}
+	h.tls.ClientAuth = tls.RequestClientCert // CONNECT decides whether one was needed (CON-16)
 	if h.mqtt, err = net.Listen("tcp", h.cfg.MQTT); err != nil {
 		return err
 	}
@@ -223,7 +224,9 @@ func (h *Hub) serveTLS(ctx context.Context, raw net.Conn) {
 		h.log.Warn().Err(err).Str("clause", "CON-3, CON-11").Msg(raw.RemoteAddr().String() + ": no TLS connection; is the client set up for TLS 1.2 and for this hub's ca.pem?")
 		return
 	}
-	h.newSession(conn, raw.Close).run(ctx)
+	s := h.newSession(conn, raw.Close)
+	s.chain = conn.ConnectionState().PeerCertificates
+	s.run(ctx)
 }
 
 // MQTTAddr is the host:port where MQTT over TLS is served.
@@ -243,18 +246,56 @@ func (h *Hub) CAPool() *x509.CertPool {
 }
 
 // Register makes a device, or with a module id a module and its device, unless they exist. It returns
-// the primary key in base64. The error names a bad id, or the state file that could not be written.
+// the primary key in base64, "" of one that proves itself with a certificate. The error names a bad id,
+// or says why it could not be stored.
 func (h *Hub) Register(device, module string) (key string, err error) {
-	return h.registry.register(device, module, "")
+	reg, err := h.registry.register(device, module, nil)
+	return reg.PrimaryKey, err
 }
 
-// RegisterWithKey is Register with a primary key of the caller: base64 of 16 to 64 bytes.
+// RegisterWithKey is RegisterWith a primary key: base64 of 16 to 64 bytes.
 func (h *Hub) RegisterWithKey(device, module, key string) error {
 	if key == "" {
 		return errors.New("hubsim: the key is empty")
 	}
-	_, err := h.registry.register(device, module, key)
+	_, err := h.RegisterWith(device, module, Credential{PrimaryKey: key})
 	return err
+}
+
+// SetEnabled disables a device or module, or enables it again. A disabled one is cut off, as are the
+// modules of a disabled device, and none of them may connect (CON-36, CON-51). The error is an *Error
+// with 404001 or 404010, or says why it could not be stored.
+func (h *Hub) SetEnabled(device, module string, enabled bool) error {
+	if _, err := h.lookUp(device, module); err != nil {
+		return err
+	}
+	if _, err := h.registry.register(device, module, func(reg *registration) { reg.Disabled = !enabled }); err != nil {
+		return err
+	}
+	for _, id := range h.registry.list() {
+		if s := id.connection(); s != nil && !h.registry.enabled(id) {
+			s.kill(errDisabled)
+			<-s.ended
+		}
+	}
+	return nil
+}
+
+// Unregister deletes a device with its modules, or a module, with everything that is theirs but their
+// telemetry, and cuts them off (CON-51). The error is as SetEnabled's.
+func (h *Hub) Unregister(device, module string) error {
+	if _, err := h.lookUp(device, module); err != nil {
+		return err
+	}
+	var changes []change
+	for _, id := range h.registry.remove(identityName(device, module)) {
+		if s := id.abandon(); s != nil {
+			s.kill(errDeleted)
+			<-s.ended
+		}
+		changes = append(changes, id.traces()...)
+	}
+	return h.state.write(changes...).wait()
 }
 
 // ServiceConnectionString is the connection string of the policy iothubowner (CON-8).

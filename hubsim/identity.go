@@ -24,6 +24,7 @@ type identity struct {
 
 	mu      sync.Mutex // guards the fields below
 	live    *session   // the one connection (CON-45)
+	gone    bool       // deleted: nobody connects any more
 	kept    bool       // the session outlives the connection: CleanSession 0
 	filters map[string]subscription
 	changed chan struct{} // closed when live or filters change; nil if nobody waits
@@ -53,7 +54,10 @@ func (id *identity) name() string { return identityName(id.DeviceID, id.ModuleID
 // CONNACK before anything else can be. present tells whether a session was kept (CON-34).
 func (id *identity) bind(ctx context.Context, s *session, clean bool) (present bool, err error) {
 	for {
-		old, stored := id.tryBind(s, clean, &present)
+		old, stored, err := id.tryBind(s, clean, &present)
+		if err != nil {
+			return false, err
+		}
 		if old == nil {
 			return present, stored.wait()
 		}
@@ -68,11 +72,14 @@ func (id *identity) bind(ctx context.Context, s *session, clean bool) (present b
 	}
 }
 
-func (id *identity) tryBind(s *session, clean bool, present *bool) (old *session, stored *saved) {
+func (id *identity) tryBind(s *session, clean bool, present *bool) (old *session, stored *saved, err error) {
 	id.mu.Lock()
 	defer id.mu.Unlock()
+	if id.gone {
+		return nil, nil, errDeleted
+	}
 	if id.live != nil {
-		return id.live, nil
+		return id.live, nil, nil
 	}
 	*present = id.kept && !clean
 	if !*present {
@@ -91,7 +98,35 @@ func (id *identity) tryBind(s *session, clean bool, present *bool) (old *session
 	}
 	stored = latest(stored, id.deliver(s.hub, time.Now()))
 	id.announce()
-	return nil, stored
+	return nil, stored, nil
+}
+
+// abandon keeps new connections out and returns the one that there is.
+func (id *identity) abandon() *session {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	id.gone = true
+	return id.live
+}
+
+// traces are the changes that take everything about the identity out of the state.
+func (id *identity) traces() []change {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	var all []change
+	for _, kind := range []string{identityKind, sessionKind, twinKind} {
+		all = append(all, change{kind, id.name(), nil})
+	}
+	if id.mailbox != nil {
+		for _, l := range id.mailbox.pending {
+			all = append(all, change{letterKind, l.key(), nil})
+		}
+		for _, d := range id.mailbox.dead {
+			all = append(all, change{deadKind, d.key, nil})
+		}
+		id.mailbox = nil
+	}
+	return all
 }
 
 // unbind ends what bind began. What the client did not acknowledge is delivered again (C2D-25).

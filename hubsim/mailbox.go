@@ -73,6 +73,9 @@ func (id *identity) commandSubscription() (both subscription, ok bool) {
 func (id *identity) enqueue(h *Hub, m CloudMessage, now time.Time) (*saved, *Error) {
 	id.mu.Lock()
 	defer id.mu.Unlock()
+	if id.gone {
+		return nil, apiError(errNoDevice).because("no device " + m.Device)
+	}
 	if id.mailbox == nil {
 		id.mailbox = &mailbox{}
 	}

@@ -26,6 +26,7 @@ const (
 	markDup
 	markWill
 	markPolicy // connected with the token of a shared access policy
+	markX509   // connected with a certificate
 	markState  // a connection state event (MON-6)
 )
 
@@ -125,7 +126,11 @@ func authMethod(m marks, module string) string {
 	case module != "":
 		scope = "module"
 	}
-	return `{"scope":"` + scope + `","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}`
+	kind := "sas"
+	if m&markX509 != 0 {
+		kind = "x509"
+	}
+	return `{"scope":"` + scope + `","type":"` + kind + `","issuer":"iothub","acceptingIpFilterRule":null}`
 }
 
 // annotate adds what the hub says about a message; a client's own properties of these names do not

@@ -2,6 +2,8 @@ package hubsim
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -22,6 +24,8 @@ type registry struct {
 
 	mu         sync.RWMutex // guards identities and what is registered of each
 	identities map[string]*identity
+	// authorities prove devices (CON-30); a pool that is in use never changes.
+	authorities *x509.CertPool
 }
 
 // Kinds of the state.
@@ -35,17 +39,32 @@ type registration struct {
 	DeviceID     string `json:"deviceId"`
 	ModuleID     string `json:"moduleId,omitempty"`
 	GenerationID uint64 `json:"generationId,string"`
-	PrimaryKey   string `json:"primaryKey"`
-	SecondaryKey string `json:"secondaryKey"`
+	Credential
+	// Disabled is an identity that may not connect (CON-36).
+	Disabled bool `json:"disabled,omitempty"`
 }
 
 // openRegistry loads what st holds. A fresh state gets the default policies, or what a former version of
 // this program left in dir; dir may be "".
 func openRegistry(st *state, dir string) (*registry, error) {
-	r := &registry{state: st, identities: map[string]*identity{}}
+	r := &registry{state: st, identities: map[string]*identity{}, authorities: x509.NewCertPool()}
 	err := st.each(policyKind, func(_ string, text []byte) error {
 		r.policies = append(r.policies, policy{})
 		return json.Unmarshal(text, &r.policies[len(r.policies)-1])
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = st.each(authorityKind, func(_ string, text []byte) error {
+		var der []byte
+		if err := json.Unmarshal(text, &der); err != nil {
+			return err
+		}
+		certificate, err := x509.ParseCertificate(der)
+		if err == nil {
+			r.authorities.AddCert(certificate)
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -69,6 +88,25 @@ func (r *registry) countModules() {
 			parent.modules++
 		}
 	}
+}
+
+// addAuthorities makes authorities of devices known.
+func (r *registry) addAuthorities(all []*x509.Certificate) *saved {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var changes []change
+	r.authorities = r.authorities.Clone()
+	for _, certificate := range all {
+		r.authorities.AddCert(certificate)
+		changes = append(changes, change{authorityKind, fmt.Sprintf("%x", sha256.Sum256(certificate.Raw)), certificate.Raw})
+	}
+	return r.state.write(changes...)
+}
+
+func (r *registry) deviceAuthorities() *x509.CertPool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.authorities
 }
 
 // hubFile is hub.json, where a former version kept the policies and the identities.
@@ -137,42 +175,49 @@ func (r *registry) find(name string) *identity {
 	return r.identities[name]
 }
 
-// keys are the keys that may sign the tokens of id; either is valid (CON-30).
-func (r *registry) keys(id *identity) [2]string {
+// registered is what the registry knows about an identity.
+func (r *registry) registered(id *identity) registration {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return [2]string{id.PrimaryKey, id.SecondaryKey}
+	return id.registration
 }
 
 // maxModules is how many modules a device has (TWIN-38).
 const maxModules = 50
 
-// register makes the identity, for a module also its device, unless it exists. key "" keeps the primary
-// key or makes one. It returns the primary key.
-func (r *registry) register(device, module, key string) (string, error) {
+func (r *registry) credential(id *identity) Credential { return r.registered(id).Credential }
+
+// enabled tells whether an identity, and for a module also its device, may connect (CON-36).
+func (r *registry) enabled(id *identity) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	device := r.identities[id.DeviceID]
+	return !id.Disabled && device != nil && !device.Disabled
+}
+
+// register makes the identity, for a module also its device, unless it exists. edit changes what is
+// registered; nil changes nothing.
+func (r *registry) register(device, module string, edit func(*registration)) (registration, error) {
 	if err := checkID(device); err != nil {
-		return "", err
+		return registration{}, err
 	}
 	if module != "" {
 		if err := checkID(module); err != nil {
-			return "", err
+			return registration{}, err
 		}
 	}
-	if err := checkKey(key); err != nil {
-		return "", fmt.Errorf("hubsim: %s: %w", identityName(device, module), err)
-	}
-	primary, stored, err := r.put(device, module, key)
+	reg, stored, err := r.put(device, module, edit)
 	if err != nil {
-		return "", err
+		return reg, err
 	}
 	if err := stored.wait(); err != nil {
-		return "", fmt.Errorf("hubsim: registering %s: %w", identityName(device, module), err)
+		return reg, fmt.Errorf("hubsim: registering %s: %w", identityName(device, module), err)
 	}
-	return primary, nil
+	return reg, nil
 }
 
 // put does it in memory and notes it for the disk.
-func (r *registry) put(device, module, key string) (primary string, stored *saved, err error) {
+func (r *registry) put(device, module string, edit func(*registration)) (reg registration, stored *saved, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []change
@@ -181,17 +226,34 @@ func (r *registry) put(device, module, key string) (primary string, stored *save
 		parent, all = r.ensure(device, "", all)
 		if r.identities[identityName(device, module)] == nil {
 			if parent.modules == maxModules {
-				return "", nil, apiError(errTooManyModules).because(fmt.Sprintf("device %s has %d modules", device, maxModules))
+				return reg, nil, apiError(errTooManyModules).because(fmt.Sprintf("device %s has %d modules", device, maxModules))
 			}
 			parent.modules++
 		}
 	}
 	id, all := r.ensure(device, module, all)
-	if key != "" && key != id.PrimaryKey {
-		id.PrimaryKey = key
-		all = append(all, change{identityKind, id.name(), id.registration})
+	if was := id.registration; edit != nil {
+		if edit(&id.registration); id.registration != was {
+			all = append(all, change{identityKind, id.name(), id.registration})
+		}
 	}
-	return id.PrimaryKey, r.state.write(all...), nil
+	return id.registration, r.state.write(all...), nil
+}
+
+// remove forgets identities and returns them: the one called name and, for a device, its modules.
+func (r *registry) remove(name string) (all []*identity) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, id := range r.identities {
+		if key == name || strings.HasPrefix(key, name+"/") {
+			delete(r.identities, key)
+			all = append(all, id)
+			if parent := r.identities[id.DeviceID]; id.ModuleID != "" && parent != nil {
+				parent.modules--
+			}
+		}
+	}
+	return all
 }
 
 func (r *registry) ensure(device, module string, all []change) (*identity, []change) {
@@ -201,7 +263,7 @@ func (r *registry) ensure(device, module string, all []change) (*identity, []cha
 	}
 	id := &identity{registration: registration{
 		DeviceID: device, ModuleID: module, GenerationID: uint64(time.Now().UnixNano()),
-		PrimaryKey: newKey(), SecondaryKey: newKey(),
+		Credential: Credential{}.replace(Credential{}),
 	}}
 	r.identities[name] = id
 	return id, append(all, change{identityKind, name, id.registration})

@@ -108,6 +108,9 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	own("GET /hubsim/devices", serviceConnect, h.getDevices)
 	own("PUT /hubsim/devices/{device}", registryWrite, h.putDevice)
 	own("PUT /hubsim/devices/{device}/modules/{module}", registryWrite, h.putDevice)
+	own("DELETE /hubsim/devices/{device}", registryWrite, h.deleteDevice)
+	own("DELETE /hubsim/devices/{device}/modules/{module}", registryWrite, h.deleteDevice)
+	own("POST /hubsim/authorities", registryWrite, h.postAuthority)
 	own("POST /hubsim/faults", serviceConnect, h.postFaults)
 	mux.HandleFunc("GET /hubsim/messages/stream", h.streamMessages)
 	mux.HandleFunc("GET /hubsim/ca.pem", func(w http.ResponseWriter, _ *http.Request) {

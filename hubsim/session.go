@@ -2,6 +2,7 @@ package hubsim
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"sync"
@@ -30,6 +31,8 @@ var (
 	errInjected   = wrong("D2C-30", "cut by a fault that a message of it asked for")
 	errIdle       = coded(404104, "CON-42, CLOSE-9", "no packet for one and a half keep-alives")
 	errExpired    = coded(401003, "CON-48, CLOSE-10", "the token expired and the grace is over")
+	errDisabled   = coded(403012, "CON-51, CLOSE-12", "the device was disabled")
+	errDeleted    = coded(404001, "CON-51, CLOSE-12", "the device was deleted")
 	errTurnedAway = errors.New("refused") // logged with the true reason where it was refused
 	errNoConnect  = wrong("CON-33, CLOSE-16", "no CONNECT within 30 s")
 )
@@ -54,6 +57,7 @@ type session struct {
 	will     *packets.ConnectPacket // nil without one
 
 	// set before anybody else sees the session, then never changed
+	chain  []*x509.Certificate // the client's, its own first; empty without one
 	id     *identity
 	marks  marks
 	dials  [2]*dial

@@ -139,9 +139,10 @@ func (h *Hub) editTwin(id *identity, e edit, ifMatch string) (answer twinJSON, s
 
 // showTwin is the twin in full; the caller holds its mu.
 func (h *Hub) showTwin(id *identity, t *twin) (twinJSON, error) {
+	reg := h.registry.registered(id)
 	shown := twinJSON{
 		DeviceID: id.DeviceID, ModuleID: id.ModuleID, ETag: t.etag(), Version: t.Changes,
-		Status: "enabled", ConnectionState: "Disconnected", AuthenticationType: "sas", CloudToDeviceMessageCount: id.waiting(),
+		Status: statusOf(reg), ConnectionState: "Disconnected", AuthenticationType: reg.kind(), CloudToDeviceMessageCount: id.waiting(),
 	}
 	if id.connection() != nil {
 		shown.ConnectionState = "Connected"

@@ -28,7 +28,9 @@ func (h *Hub) websocket(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return
 	}
 	stream := websocketConn{websocket.NetConn(ctx, conn, websocket.MessageBinary), conn}
-	h.newSession(stream, conn.CloseNow).run(ctx)
+	s := h.newSession(stream, conn.CloseNow)
+	s.chain = r.TLS.PeerCertificates
+	s.run(ctx)
 }
 
 // websocketConn closes as the hub does: it hangs up and does not wait for the client's goodbye.
