@@ -1,12 +1,21 @@
 package buffer_test
 
 import (
+	"context"
+	"errors"
+	"flag"
 	"fmt"
-	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.etcd.io/bbolt"
+	"pgregory.net/rapid"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
@@ -14,163 +23,283 @@ import (
 
 // modelLane is what a lane must be.
 type modelLane struct {
-	bodies        []string // [i] is sequence i+1
-	handed, acked int
+	bodies []string             // [i] was put as sequence i+1
+	out    map[int]buffer.Entry // what Next returned, by its first sequence: a repeat must be the same
+	lost   map[int]bool         // sequences that a gap stood for
+	handed int                  // up to here nothing may be dropped
+	acked  int
 }
+
+// next checks that e is the element behind after, and returns where it ends.
+func (l *modelLane) next(e buffer.Entry, after int) (int, error) {
+	first, last := int(e.First), int(e.Seq)
+	if first != after+1 || last < first || last > len(l.bodies) {
+		return 0, fmt.Errorf("%d..%d came behind %d, %d were put", first, last, after, len(l.bodies))
+	}
+	if was, again := l.out[first]; again && (was.Seq != e.Seq || was.ID() != e.ID() || string(was.Telemetry.Body) != string(e.Telemetry.Body)) {
+		return 0, fmt.Errorf("the repeat of %s %s is %s %s", was.ID(), was.Telemetry.Body, e.ID(), e.Telemetry.Body)
+	}
+	var parts []string
+	for n := first; n <= last; n++ {
+		if _, sent := l.out[n]; e.Gap != nil && sent && l.out[n].Gap == nil || e.Gap == nil && l.lost[n] {
+			return 0, fmt.Errorf("%d is in the gap %v and was delivered: %v", n, e.Gap, e.Gap != nil)
+		}
+		l.lost[n] = e.Gap != nil
+		parts = append(parts, l.bodies[n-1])
+	}
+	switch {
+	case e.Gap != nil && e.Gap.Count != uint64(last-first+1):
+		return 0, fmt.Errorf("the gap %+v counts wrong", e.Gap)
+	case e.Gap == nil && e.Packed > 0 && string(e.Telemetry.Body) != pack(parts):
+		return 0, fmt.Errorf("the pack %s should be %s", e.Telemetry.Body, pack(parts))
+	case e.Gap == nil && e.Packed == 0 && (first != last || string(e.Telemetry.Body) != parts[0]):
+		return 0, fmt.Errorf("%d..%d is %.40q, should be %.40q", first, last, e.Telemetry.Body, parts[0])
+	}
+	return last, nil
+}
+
+// pack is the body of a pack of entries that were all made at modelTime.
+func pack(bodies []string) string {
+	var parts []string
+	for _, b := range bodies {
+		parts = append(parts, `{"time":"2023-11-14T22:13:20.000Z",`+b[1:])
+	}
+	return "[" + strings.Join(parts, ",") + "]"
+}
+
+var modelTime = time.Unix(1_700_000_000, 0)
 
 // model drives a queue and a model of it with the same random operations.
 type model struct {
-	t     *testing.T
-	rng   *rand.Rand
-	path  string
+	*rapid.T
+	cfg   buffer.Config
+	copy  int // of the directory, made by crashes
+	root  string
 	q     *buffer.Queue
 	disk  *faulty
 	stop  func()
-	lanes map[gateway.IdentityID]*modelLane
-	n     int // makes bodies differ
+	lanes []*modelLane
+	n     int
 }
 
+// TestTheQueueBehavesAsItsModel runs 1,000 cases, or as many as -rapid.checks says.
 func TestTheQueueBehavesAsItsModel(t *testing.T) {
-	for seed := range uint64(12) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 0)), path: queuePath(t), lanes: map[gateway.IdentityID]*modelLane{}}
-				for i := range 1 + m.rng.IntN(6) {
-					m.lanes[laneID(i)] = &modelLane{}
-				}
-				m.open()
-				for range 250 {
-					m.step()
-				}
-				m.reopen()
-				m.stop()
-			})
-		})
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set("1000"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.MkdirTemp(fastDir(), "buffer-model-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(root)
+	rapid.Check(t, func(t *rapid.T) {
+		rapid.SyncTest(t, func(t *rapid.T) { runModel(t, root) })
+	})
+	if left, _ := os.ReadDir(root); len(left) > 0 && !t.Failed() {
+		t.Errorf("%d directories are left", len(left))
 	}
 }
 
-func (m *model) open() { m.q, m.disk, m.stop = startFaulty(m.t, m.path) }
-
-func (m *model) step() {
-	switch p := m.rng.IntN(100); {
-	case p < 40:
-		m.put()
-	case p < 65:
-		m.read()
-	case p < 85:
-		m.ack()
-	case p < 95:
-		pass(time.Duration(m.rng.IntN(30)) * time.Millisecond)
-	case p < 97:
-		m.reopen()
-	default:
-		m.fail()
+func runModel(t *rapid.T, root string) {
+	dir, err := os.MkdirTemp(root, "")
+	if err != nil {
+		t.Fatal(err)
 	}
-	m.compare()
+	defer os.RemoveAll(dir)
+	m := &model{T: t, root: dir}
+	m.cfg.Dir = filepath.Join(dir, "0")
+	for range rapid.IntRange(1, 4).Draw(t, "lanes") {
+		m.lanes = append(m.lanes, &modelLane{out: map[int]buffer.Entry{}, lost: map[int]bool{}})
+	}
+	m.open()
+	defer func() { m.stop() }()
+	t.Repeat(map[string]func(*rapid.T){
+		"":       m.compare,
+		"put":    m.put,
+		"put 2":  m.put, // twice as often
+		"next":   m.next,
+		"next 2": m.next,
+		"ack":    m.ack,
+		"pass":   func(t *rapid.T) { pass(time.Duration(rapid.IntRange(0, 30).Draw(t, "ms")) * time.Millisecond) },
+		"fail":   m.fail,
+		"reopen": m.reopen,
+		"crash":  m.crash,
+	})
+	m.reopen(t)
 }
 
-func (m *model) some() (gateway.IdentityID, *modelLane) {
-	id := laneID(m.rng.IntN(len(m.lanes)))
-	return id, m.lanes[id]
+// open opens the queue with limits of its own, and finds everything that the model has.
+func (m *model) open() {
+	m.cfg.GenerationBytes = rapid.SampledFrom([]int64{0, 32 << 10}).Draw(m.T, "generation")
+	q, err := buffer.Open(m.cfg)
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.q, m.disk = q, &faulty{}
+	q.OnCommit(m.disk.commit)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- q.Run(ctx) }()
+	m.stop = func() {
+		cancel()
+		if err := errors.Join(<-ended, q.Close()); err != nil {
+			m.Errorf("stop: %v", err)
+		}
+	}
+	counts := q.Stats().Lanes
+	for i, l := range m.lanes {
+		c := counts[laneID(i)]
+		if int(c.Acked) > l.acked {
+			m.Fatalf("lane %d: %d have left, %d were acknowledged", i, c.Acked, l.acked)
+		}
+		l.acked = int(c.Acked) // acknowledgements may have been lost
+		after := l.acked
+		for seen := 0; after < len(l.bodies); {
+			entries, err := q.Lane(laneID(i)).Next(m.Context(), uint64(after), 64)
+			if err != nil || len(entries) == 0 {
+				m.Fatalf("lane %d ends after %d of %d: %v", i, after, len(l.bodies), err)
+			}
+			for _, e := range entries {
+				if after, err = l.next(e, after); err != nil {
+					m.Fatalf("lane %d: %v", i, err)
+				}
+				if seen++; seen <= buffer.MaxInFlight {
+					l.handed = max(l.handed, after)
+				}
+			}
+		}
+	}
+}
+
+func (m *model) some(t *rapid.T) (int, *modelLane) {
+	i := rapid.IntRange(0, len(m.lanes)-1).Draw(t, "lane")
+	return i, m.lanes[i]
 }
 
 // entries makes up to 5 entries over random lanes; accept adds them to the model.
-func (m *model) entries() (ts []gateway.Telemetry, accept func()) {
-	for range 1 + m.rng.IntN(5) {
+func (m *model) entries(t *rapid.T) (ts []gateway.Telemetry, accept func()) {
+	var to []int
+	for range rapid.IntRange(1, 5).Draw(t, "entries") {
 		m.n++
-		id, _ := m.some()
-		body := fmt.Sprint(m.n, " ", string(make([]byte, m.rng.IntN(3000))))
-		ts = append(ts, gateway.Telemetry{Identity: id, Body: []byte(body), Created: time.Now()})
+		i, _ := m.some(t)
+		body := fmt.Sprintf(`{"n":%d,"pad":"%s"}`, m.n, strings.Repeat("x", rapid.IntRange(0, 3000).Draw(t, "size")))
+		ts = append(ts, gateway.Telemetry{Identity: laneID(i), Body: []byte(body), Created: modelTime})
+		to = append(to, i)
 	}
 	return ts, func() {
-		for _, t := range ts {
-			m.lanes[t.Identity].bodies = append(m.lanes[t.Identity].bodies, string(t.Body))
+		for i, t := range ts {
+			m.lanes[to[i]].bodies = append(m.lanes[to[i]].bodies, string(t.Body))
 		}
 	}
 }
 
-func (m *model) put() {
-	ts, accept := m.entries()
-	put(m.t, m.q, ts...)
+func (m *model) put(t *rapid.T) {
+	ts, accept := m.entries(t)
+	if err := m.q.Put(t.Context(), ts...); err != nil {
+		t.Fatal(err)
+	}
 	accept()
 }
 
-// fail puts while the commit fails, in one of the ways there are.
-func (m *model) fail() {
-	ts, accept := m.entries()
-	var stored, told bool
-	switch m.rng.IntN(3) {
-	case 0:
-		m.disk.next(lost(syscall.EIO))
-	case 1:
-		m.disk.next(kept(syscall.EIO))
-		stored, told = true, true
-	case 2:
-		m.disk.next(kept(syscall.EIO), lost(syscall.EIO))
-		stored = true
-	}
-	if err := m.q.Put(m.t.Context(), ts...); (err == nil) != told {
-		m.t.Fatalf("Put: %v", err)
-	}
-	if stored {
+// fail puts while the commit fails, in one of the ways there are. What was not accepted may be stored
+// all the same, but whole.
+func (m *model) fail(t *rapid.T) {
+	ts, accept := m.entries(t)
+	way := rapid.SampledFrom([][]func(*bbolt.Tx) error{
+		{lost(syscall.EIO)}, {kept(syscall.EIO)}, {kept(syscall.EIO), lost(syscall.EIO)}, {lost(syscall.EIO), kept(syscall.EIO)},
+	}).Draw(t, "way")
+	m.disk.next(way...)
+	err := m.q.Put(t.Context(), ts...)
+	m.disk.next()
+	pass(1100 * time.Millisecond)
+	if i := slices.Index(m.ids(), ts[0].Identity); err == nil || int(m.q.Stats().Lanes[laneID(i)].Put) > len(m.lanes[i].bodies) {
 		accept()
 	}
-	pass(1100 * time.Millisecond)
 }
 
-func (m *model) read() {
-	id, l := m.some()
-	after := l.acked + m.rng.IntN(len(l.bodies)-l.acked+1)
+func (m *model) ids() (ids []gateway.IdentityID) {
+	for i := range m.lanes {
+		ids = append(ids, laneID(i))
+	}
+	return ids
+}
+
+// next reads from the end of something that was handed out.
+func (m *model) next(t *rapid.T) {
+	i, l := m.some(t)
+	after := l.acked
+	for range rapid.IntRange(0, 10).Draw(t, "elements") {
+		if e, found := l.out[after+1]; found {
+			after = int(e.Seq)
+		}
+	}
 	if after == len(l.bodies) {
 		return // Next would wait
 	}
-	got, err := m.q.Lane(id).Next(m.t.Context(), uint64(after), 1+m.rng.IntN(10))
-	if err != nil {
-		m.t.Fatal(err)
+	entries, err := m.q.Lane(laneID(i)).Next(t.Context(), uint64(after), rapid.IntRange(1, 10).Draw(t, "max"))
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("lane %d behind %d: %d entries, %v", i, after, len(entries), err)
 	}
-	for _, e := range got {
-		if after++; int(e.Seq) != after || string(e.Telemetry.Body) != l.bodies[after-1] {
-			m.t.Fatalf("%s: entry %d is wrong", id, after)
+	for _, e := range entries {
+		if after, err = l.next(e, after); err != nil {
+			t.Fatalf("lane %d: %v", i, err)
 		}
+		l.out[int(e.First)] = e
 	}
 	l.handed = max(l.handed, after)
 }
 
-func (m *model) ack() {
-	id, l := m.some()
-	seq := l.acked + m.rng.IntN(l.handed-l.acked+1)
-	m.q.Lane(id).Ack(uint64(seq))
-	l.acked = seq
+// ack acknowledges some of what was handed out since the queue was opened.
+func (m *model) ack(t *rapid.T) {
+	i, l := m.some(t)
+	for range rapid.IntRange(0, 10).Draw(t, "elements") {
+		if e, found := l.out[l.acked+1]; found {
+			l.acked = int(e.Seq)
+		}
+	}
+	m.q.Lane(laneID(i)).Ack(uint64(l.acked))
 }
 
 // compare checks what can be seen at any time.
-func (m *model) compare() {
+func (m *model) compare(t *rapid.T) {
 	s := m.q.Stats()
-	for id, l := range m.lanes {
-		c := s.Lanes[id]
-		if int(c.Put) != len(l.bodies) || int(c.Acked) > l.acked || c.Entries != int64(c.Put-c.Acked) || (c.Entries == 0) != (c.Bytes == 0) {
-			m.t.Fatalf("%s: %+v, want %d put and at most %d acked", id, c, len(l.bodies), l.acked)
+	for i, l := range m.lanes {
+		c := s.Lanes[laneID(i)]
+		if int(c.Put) != len(l.bodies) || int(c.Acked) > l.acked || (c.Entries == 0) != (c.Bytes == 0) {
+			t.Fatalf("lane %d: %+v, want %d put and at most %d acked", i, c, len(l.bodies), l.acked)
 		}
 	}
 }
 
-// reopen ends the queue and opens it again: everything is there, and nothing that was acknowledged.
-func (m *model) reopen() {
+// reopen ends the queue and opens it again: nothing is there that was acknowledged.
+func (m *model) reopen(t *rapid.T) {
 	m.stop()
+	acked := make([]int, len(m.lanes))
+	for i, l := range m.lanes {
+		acked[i] = l.acked
+	}
 	m.open()
-	s := m.q.Stats()
-	for id, l := range m.lanes {
-		l.handed = l.acked
-		if c := s.Lanes[id]; int(c.Acked) != l.acked {
-			m.t.Fatalf("%s: %+v, want %d acked", id, c, l.acked)
-		}
-		if left := len(l.bodies) - l.acked; left > 0 {
-			for i, e := range next(m.t, m.q.Lane(id), 0, left) {
-				if string(e.Telemetry.Body) != l.bodies[l.acked+i] {
-					m.t.Fatalf("%s: entry %d is wrong", id, e.Seq)
-				}
-			}
-			l.handed = len(l.bodies)
+	for i, l := range m.lanes {
+		if l.acked != acked[i] {
+			t.Fatalf("lane %d: %d have left, %d were acknowledged", i, l.acked, acked[i])
 		}
 	}
+}
+
+// crash goes on with what the files hold now, as after kill -9.
+func (m *model) crash(t *rapid.T) {
+	synctest.Wait() // no commit is half done, but acknowledgements may wait for theirs
+	m.copy++
+	dir := filepath.Join(m.root, fmt.Sprint(m.copy))
+	if err := os.CopyFS(dir, os.DirFS(m.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	m.stop()
+	if err := os.RemoveAll(m.cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	m.cfg.Dir = dir
+	m.open()
 }
