@@ -141,6 +141,10 @@ func TestBadPatchesAreRefusedAsAWholeAndDoNotClose(t *testing.T) {
 	if p := c.expect(packets.Publish); p.TopicName != twinAnswered+"400/?$rid=x" {
 		t.Errorf("a path that does not exist: %s", p.TopicName)
 	}
+	c.publish("$iothub/twin/get/?$rid=y", 0, 0, "") // the case matters (TWIN-20)
+	if p := c.expect(packets.Publish); p.TopicName != twinAnswered+"400/?$rid=y" {
+		t.Errorf("a path in another case: %s", p.TopicName)
+	}
 	c.publish(twinGet+"g", 0, 0, "")
 	c.expectPublish(twinAnswered+"200/?$rid=g", 0, emptyTwin)
 }
