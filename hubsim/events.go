@@ -3,6 +3,7 @@ package hubsim
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,7 +38,7 @@ type ConnectionEvent struct {
 type events struct {
 	mu   sync.Mutex // guards the fields below
 	next uint64
-	ring []ConnectionEvent
+	all  []ConnectionEvent // the newest maxEvents count
 }
 
 func (e *events) add(one ConnectionEvent) {
@@ -45,11 +46,10 @@ func (e *events) add(one ConnectionEvent) {
 	defer e.mu.Unlock()
 	e.next++
 	one.Sequence, one.Category = e.next, "Connections"
-	if len(e.ring) == maxEvents {
-		copy(e.ring, e.ring[1:])
-		e.ring = e.ring[:maxEvents-1]
+	e.all = append(e.all, one)
+	if len(e.all) >= 2*maxEvents { // not every time: connections come by the thousand
+		e.all = slices.Delete(e.all, 0, maxEvents)
 	}
-	e.ring = append(e.ring, one)
 }
 
 // ConnectionEvents returns the newest thousand connection events with Sequence > after, oldest first.
@@ -57,7 +57,7 @@ func (h *Hub) ConnectionEvents(after uint64) []ConnectionEvent {
 	h.events.mu.Lock()
 	defer h.events.mu.Unlock()
 	all := []ConnectionEvent{}
-	for _, e := range h.events.ring {
+	for _, e := range h.events.all[max(0, len(h.events.all)-maxEvents):] {
 		if e.Sequence > after {
 			all = append(all, e)
 		}

@@ -80,15 +80,19 @@ func TestARefusedConnectionRaisesAnEventWithTheReason(t *testing.T) {
 
 func TestTheNewestEventsAreKept(t *testing.T) {
 	h := &Hub{}
-	for i := range maxEvents + 5 {
+	for i := range 3*maxEvents + 5 {
 		h.events.add(ConnectionEvent{Device: fmt.Sprint(i)})
+		if i%499 != 0 {
+			continue
+		}
+		all := h.ConnectionEvents(0)
+		want := min(i+1, maxEvents)
+		if len(all) != want || all[0].Sequence != uint64(i+2-want) || all[want-1].Device != fmt.Sprint(i) {
+			t.Fatalf("after %d: %d events from %d", i+1, len(all), all[0].Sequence)
+		}
 	}
-	all := h.ConnectionEvents(0)
-	if len(all) != maxEvents || all[0].Sequence != 6 || all[maxEvents-1].Device != fmt.Sprint(maxEvents+4) {
-		t.Errorf("%d events from %d", len(all), all[0].Sequence)
-	}
-	if rest := h.ConnectionEvents(maxEvents); len(rest) != 5 {
-		t.Errorf("%d events behind %d", len(rest), maxEvents)
+	if rest := h.ConnectionEvents(3 * maxEvents); len(rest) != 5 {
+		t.Errorf("%d events behind %d", len(rest), 3*maxEvents)
 	}
 }
 
