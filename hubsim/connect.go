@@ -17,7 +17,8 @@ type admission struct {
 	id      *identity
 	expires time.Time // of the token, without the grace; zero with a certificate
 	marks   marks
-	warning error // what is wrong with it and does not matter
+	agent   string // what the client says about itself
+	warning error  // what is wrong with it and does not matter
 }
 
 // connect reads the CONNECT, judges it and answers.
@@ -63,7 +64,7 @@ func (s *session) connect(ctx context.Context) error {
 
 // take fills in what CONNECT settled.
 func (s *session) take(p *packets.ConnectPacket, got admission) {
-	s.id, s.marks = got.id, got.marks
+	s.id, s.marks, s.agent = got.id, got.marks, got.agent
 	s.topics = topicsOf(got.id.DeviceID, got.id.ModuleID)
 	if !got.expires.IsZero() {
 		s.expires = got.expires.Add(s.hub.cfg.ExpiryGrace)
@@ -139,7 +140,7 @@ func (h *Hub) admit(p *packets.ConnectPacket, chain []*x509.Certificate, now tim
 	if !h.registry.enabled(id) {
 		return admission{}, refuse(no, coded(403012, "CON-36", "the device is disabled"))
 	}
-	got := admission{id: id}
+	got := admission{id: id, agent: user.parameters["DeviceClientType"]}
 	if err := h.prove(p, chain, now, &got); err != nil {
 		return admission{}, refuse(no, err)
 	}

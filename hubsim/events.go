@@ -30,6 +30,8 @@ type ConnectionEvent struct {
 	Module   string `json:"moduleId,omitempty"`
 	Protocol string `json:"protocol"` // Mqtt or MqttWs
 	AuthType string `json:"authType"` // JSON in a string, "" of a refused connection
+	// Agent is the DeviceClientType of the user name (MON-2).
+	Agent string `json:"sdkVersion"`
 	// Milliseconds is how long a connection stood.
 	Milliseconds int64 `json:"durationMs"`
 }
@@ -72,7 +74,8 @@ func (s *session) event(operation string, err error) ConnectionEvent {
 		e.Protocol = "MqttWs"
 	}
 	if s.id != nil {
-		e.Device, e.Module, e.AuthType = s.id.DeviceID, s.id.ModuleID, authMethod(s.marks, s.id.ModuleID)
+		e.Device, e.Module, e.Agent = s.id.DeviceID, s.id.ModuleID, s.agent
+		e.AuthType = authMethod(s.marks, s.id.ModuleID)
 	}
 	if err != nil {
 		e.Level, e.Type, e.Description = "Error", statusType(err), err.Error()

@@ -37,14 +37,18 @@ func TestConnectionsRaiseEventsThatSayHowTheyEnded(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			h := newPipeHub(t, Config{})
-			client := h.connect(t, "dev1", 10)
+			client := h.dial(t)
+			p := h.connectPacket(t, "dev1", time.Hour)
+			p.Keepalive, p.Username = 10, p.Username+"&DeviceClientType=agent%2F1%20(x)"
+			client.send(encode(p))
+			client.expect([]byte{0x20, 2, 0, 0})
 			pass(2 * time.Second)
 			c.end(h, client)
 			<-client.over
 			all := h.ConnectionEvents(0)
 			came, gone := all[0], all[1]
 			if came.Operation != "deviceConnect" || came.Level != "Information" || came.Device != "dev1" || came.Category != "Connections" ||
-				came.Protocol != "Mqtt" || !strings.Contains(came.AuthType, `"type":"sas"`) || came.Sequence != 1 || came.Type != 0 {
+				came.Protocol != "Mqtt" || came.Agent != "agent/1 (x)" || !strings.Contains(came.AuthType, `"type":"sas"`) || came.Sequence != 1 || came.Type != 0 {
 				t.Errorf("%s: it began with %+v", c.name, came)
 			}
 			if gone.Operation != "deviceDisconnect" || gone.Level != c.level || gone.Type != c.code || gone.Status != c.code/1000 ||

@@ -111,6 +111,9 @@ func (id *identity) abandon() *session {
 
 // traces are the changes that take everything about the identity out of the state.
 func (id *identity) traces() []change {
+	t := id.openTwin()
+	t.gone = true
+	t.mu.Unlock()
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	var all []change

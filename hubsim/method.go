@@ -159,7 +159,11 @@ func (h *Hub) callee(c MethodCall) (*identity, error) {
 	if len(c.Payload) > 0 && !json.Valid(c.Payload) {
 		return nil, apiError(errArgument).because("the payload is not JSON")
 	}
-	return h.lookUp(c.Device, c.Module)
+	id, err := h.lookUp(c.Device, c.Module)
+	if err == nil && !h.registry.enabled(id) {
+		return nil, apiError(errNoDevice).because("the device is disabled")
+	}
+	return id, err
 }
 
 // waitSubscribed waits until the identity is connected and subscribed to methods (METH-11, METH-14).

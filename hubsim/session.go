@@ -52,6 +52,7 @@ type session struct {
 	expires  time.Time
 	topics   topics
 	warned   map[string]bool
+	agent    string                 // what the client says about itself
 	since    time.Time              // of the connection
 	shown    bool                   // a connection state event went out (MON-6)
 	will     *packets.ConnectPacket // nil without one

@@ -12,7 +12,8 @@ import (
 // twin is what the hub and a device, or a module, tell each other by way of documents: the device writes
 // reported properties, the service side writes desired properties and tags.
 type twin struct {
-	mu sync.Mutex // guards twinState; notifications leave in the order of their versions
+	mu   sync.Mutex // guards the fields below; notifications leave in the order of their versions
+	gone bool       // its device was deleted: nothing of it is stored any more
 	twinState
 }
 

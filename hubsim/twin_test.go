@@ -344,3 +344,43 @@ func TestThrottledAndBasicHubsSayWhyToTheServiceSide(t *testing.T) {
 		}
 	}
 }
+
+func TestADeletedDeviceComesBackWithAFreshTwin(t *testing.T) {
+	cfg := hubConfig()
+	cfg.Dir = t.TempDir()
+	hub := startHub(t, cfg)
+	c := hub.rawConnected(t, "dev1", false)
+	c.subscribe(1, 0, twinResults)
+	c.publish(twinReport+"1", 0, 0, `{"a":1}`)
+	c.expectPublish(twinAnswered+"204/?$rid=1&$version=2", 0, "")
+	hub.rest(t).change("PATCH", twinPath, `{"tags":{"a":1},"properties":{"desired":{"a":1}}}`)
+	if err := hub.Unregister("dev1", ""); err != nil {
+		t.Fatal(err)
+	}
+	c.expectClosed()
+	if status, code, _ := hub.rest(t).do("GET", twinPath, ""); status != 404 || code != "DeviceNotFound" {
+		t.Errorf("the twin of a deleted device: %d %s", status, code)
+	}
+	for range 2 { // the second time after a restart
+		c = hub.rawConnected(t, "dev1", false)
+		c.subscribe(1, 0, twinResults)
+		c.publish(twinGet+"1", 0, 0, "")
+		c.expectPublish(twinAnswered+"200/?$rid=1", 0, emptyTwin)
+		if twin := hub.rest(t).change("GET", twinPath, ""); twin["version"] != 2.0 || twin["tags"] != nil {
+			t.Errorf("the twin is %v", twin)
+		}
+		hub.stop()
+		hub = startHub(t, cfg)
+	}
+}
+
+func TestADisabledDeviceHasNoMethods(t *testing.T) {
+	hub := startHub(t, hubConfig())
+	hub.rawConnected(t, "dev1", true).subscribe(1, 0, "$iothub/methods/POST/#")
+	if err := hub.SetEnabled("dev1", "", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hub.CallMethod(t.Context(), methodCall("dev1", "m")); codeOf(err) != 404001 {
+		t.Errorf("a call: %v", err)
+	}
+}

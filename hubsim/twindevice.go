@@ -204,6 +204,9 @@ func (h *Hub) reportTwin(id *identity, patch []byte, base *uint64) (version uint
 	note := func() (*saved, error) {
 		t := id.openTwin()
 		defer t.mu.Unlock()
+		if t.gone {
+			return nil, apiError(errNoDevice)
+		}
 		if err := t.report(patch, base, time.Now()); err != nil {
 			return nil, err
 		}

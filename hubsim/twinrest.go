@@ -117,6 +117,9 @@ func sectionOf(o object, name string, need bool) (object, error) {
 func (h *Hub) editTwin(id *identity, e edit, ifMatch string) (answer twinJSON, stored *saved, err error) {
 	t := id.openTwin()
 	defer t.mu.Unlock()
+	if t.gone {
+		return answer, nil, apiError(errNoDevice).because("the device was deleted")
+	}
 	if want := strings.Trim(ifMatch, `"`); want != "" && want != "*" && want != t.etag() {
 		return answer, nil, apiError(errPrecondition).because("the twin's etag is " + t.etag())
 	}
