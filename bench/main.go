@@ -29,6 +29,7 @@ func run(ctx context.Context, only []string) error {
 	if role := os.Getenv(childRole); role != "" {
 		return runChild(ctx, role, os.Stdin, os.Stdout)
 	}
+	defer os.RemoveAll(deepDir)
 	var results []result
 	for _, f := range figures() {
 		if len(only) > 0 && !slices.ContainsFunc(only, func(prefix string) bool { return strings.HasPrefix(f.name, prefix) }) {

@@ -23,7 +23,7 @@ import (
 	"iothub-gateway/upstream"
 )
 
-// childRole tells a child process of this program what to hold in memory: "product" or "bare".
+// childRole tells a child process of this program what to hold in memory: "product", "bare" or "depth".
 const childRole = "BENCH_CHILD"
 
 // idlePlant is what such a child is told on its standard input.
@@ -62,8 +62,12 @@ func identityMemory(ctx context.Context, role string, n int) (bytesEach float64,
 	return strconv.ParseFloat(strings.TrimSpace(string(output)), 64)
 }
 
-// runChild connects every identity, waits until nothing moves, and prints the bytes of each.
+// runChild plays one role; the first two connect every identity, wait until nothing moves,
+// and print the bytes of each.
 func runChild(ctx context.Context, role string, in io.Reader, out io.Writer) error {
+	if role == deepRole {
+		return runDeep(ctx, out)
+	}
 	var plant idlePlant
 	if err := json.NewDecoder(in).Decode(&plant); err != nil {
 		return err

@@ -20,31 +20,50 @@ func percentiles(all []time.Duration) (p50, p99 time.Duration) {
 	return all[len(all)/2], all[len(all)*99/100]
 }
 
-// putLatency is how long Put takes with n producers that each put the next message when the last is
-// durable. Nobody reads the queue.
-func putLatency(ctx context.Context, n int) (p50, p99 time.Duration, err error) {
-	dir, err := os.MkdirTemp(".", "bench-put-")
+// load is how long each call of a few producers took that made the next one when the last was done.
+type load struct {
+	took   []time.Duration
+	lasted time.Duration
+}
+
+func latency(l load, err error) (p50, p99 time.Duration, _ error) {
 	if err != nil {
 		return 0, 0, err
+	}
+	p50, p99 = percentiles(l.took)
+	return p50, p99, nil
+}
+
+func throughput(l load, err error) (perSecond float64, _ error) {
+	return float64(len(l.took)) / max(1e-9, l.lasted.Seconds()), err
+}
+
+// putLoad is n producers that each put the next message when the last is durable. Nobody reads the
+// queue.
+func putLoad(ctx context.Context, n int) (l load, err error) {
+	dir, err := os.MkdirTemp(".", "bench-put-")
+	if err != nil {
+		return load{}, err
 	}
 	defer os.RemoveAll(dir)
 	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(dir, "queue")})
 	if err != nil {
-		return 0, 0, err
+		return load{}, err
 	}
 	stop := background(queue.Run)
-	p50, p99, err = latency(ctx, n, func(ctx context.Context) error {
+	l, err = produceFrom(ctx, n, func(ctx context.Context) error {
 		return queue.Put(ctx, gateway.Telemetry{Identity: "dev", Body: body(), Created: time.Now()})
 	})
-	return p50, p99, errors.Join(err, stop(), queue.Close())
+	return l, errors.Join(err, stop(), queue.Close())
 }
 
-// latency calls f from n goroutines for a while and returns how long it took.
-func latency(ctx context.Context, n int, f func(context.Context) error) (p50, p99 time.Duration, err error) {
+// produceFrom calls f from n goroutines for a while.
+func produceFrom(ctx context.Context, n int, f func(context.Context) error) (load, error) {
 	var mu sync.Mutex
 	var all []time.Duration
 	var errs []error
-	end := time.Now().Add(measured)
+	begin := time.Now()
+	end := begin.Add(measured)
 	var group sync.WaitGroup
 	for range n {
 		group.Go(func() {
@@ -66,18 +85,17 @@ func latency(ctx context.Context, n int, f func(context.Context) error) (p50, p9
 	}
 	group.Wait()
 	if len(errs) > 0 || len(all) == 0 {
-		return 0, 0, errors.Join(errs...)
+		return load{}, errors.Join(errs...)
 	}
-	p50, p99 = percentiles(all)
-	return p50, p99, nil
+	return load{all, time.Since(begin)}, nil
 }
 
-// rawLatency is the limit of putLatency: n producers whose records go to a plain file, all that wait
+// rawLoad is the limit of putLoad: n producers whose records go to a plain file, all that wait
 // in one write followed by one fdatasync.
-func rawLatency(ctx context.Context, n int) (p50, p99 time.Duration, err error) {
+func rawLoad(ctx context.Context, n int) (l load, err error) {
 	file, err := os.CreateTemp(".", "bench-raw-")
 	if err != nil {
-		return 0, 0, err
+		return load{}, err
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
@@ -110,10 +128,10 @@ func rawLatency(ctx context.Context, n int) (p50, p99 time.Duration, err error) 
 			}
 		}
 	})
-	p50, p99, err = latency(ctx, n, func(context.Context) error {
+	l, err = produceFrom(ctx, n, func(context.Context) error {
 		p := put{make(chan error, 1)}
 		puts <- p
 		return <-p.done
 	})
-	return p50, p99, errors.Join(err, stop())
+	return l, errors.Join(err, stop())
 }

@@ -97,13 +97,18 @@ type rigOptions struct {
 // startRig runs a queue in dir and the pool of accounts.
 func startRig(dir string, queue *buffer.Queue, accounts []account, o rigOptions) *gatewayRig {
 	r := &gatewayRig{dir: dir, queue: queue, stopQueue: background(queue.Run)}
+	r.connect(accounts, o)
+	return r
+}
+
+// connect starts the pool of accounts.
+func (r *gatewayRig) connect(accounts []account, o rigOptions) {
 	var members []upstream.Member
 	for _, a := range accounts {
-		members = append(members, upstream.Member{ID: a.id, Credential: a.credential, Lane: queue.Lane(a.id)})
+		members = append(members, upstream.Member{ID: a.id, Credential: a.credential, Lane: r.queue.Lane(a.id)})
 	}
 	r.pool = upstream.NewPool(upstream.Config{Dial: o.open, ConnectRate: o.rate, Log: zerolog.Nop()}, members, noMethods)
 	r.stopPool = background(r.pool.Run)
-	return r
 }
 
 func noMethods(context.Context, gateway.Command) gateway.Reply {
