@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/rs/zerolog"
@@ -22,7 +23,7 @@ import (
 
 func hubsimCommand(std streams) *cobra.Command {
 	var cfg hubsim.Config
-	var mappingPath string
+	var mappingPath, deviceCA string
 	var memory bool
 	c := &cobra.Command{
 		Use:   "hubsim",
@@ -46,6 +47,9 @@ docs/commissioning.md walks through the whole.`,
 			cfg.Log = newLogger(std.err, zerolog.InfoLevel)
 			if memory {
 				cfg.Dir = ""
+			}
+			if cfg.ExpiryGrace == 0 {
+				cfg.ExpiryGrace = -1 // none: 0 is the real hub's
 			}
 			var plant *mapping.Plant
 			if mappingPath != "" {
@@ -71,7 +75,7 @@ docs/commissioning.md walks through the whole.`,
 			if err != nil {
 				return err
 			}
-			if err := registerPlant(std.err, hub, plant, mappingPath); err != nil {
+			if err := errors.Join(addDeviceCA(hub, deviceCA), registerPlant(std.err, hub, plant, mappingPath)); err != nil {
 				return err
 			}
 			remove, err := leaveNote(noteOf(hub))
@@ -98,8 +102,22 @@ docs/commissioning.md walks through the whole.`,
 	c.Flags().BoolVar(&memory, "in-memory", false, "keep nothing on disk")
 	c.Flags().StringVar(&cfg.MQTT, "mqtt", "127.0.0.1:8883", "address for devices")
 	c.Flags().StringVar(&cfg.HTTPS, "https", "127.0.0.1:8443", "address for applications and WebSocket devices")
+	c.Flags().DurationVar(&cfg.ExpiryGrace, "token-grace", 10*time.Minute, "how long a connection outlives its token")
+	c.Flags().StringVar(&deviceCA, "device-ca", "", "PEM file of authorities whose certificates prove devices registered with x509ca")
 	c.Flags().StringVar(&mappingPath, "mapping", "", "register the identities of this mapping")
 	return c
+}
+
+// addDeviceCA makes the authorities in a file known to the hub; "" is none.
+func addDeviceCA(hub *hubsim.Hub, path string) error {
+	if path == "" {
+		return nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return hub.AddDeviceCA(text)
 }
 
 // isLocal tells whether a hub's name means this machine.
