@@ -135,3 +135,11 @@ func (s section) unit() (uint8, bool) {
 	}
 	return uint8(unit), true
 }
+
+// onLine checks that the unit of a device on a serial line is one that answers (MB-12, MB-20).
+func (n node) onLine(dev *device) {
+	if dev.link.config.Framing == modbus.MBAP || dev.unit >= 1 && dev.unit <= 247 {
+		return
+	}
+	n.complain("E021", "unit %d does not answer on a serial line: 0 is for all devices at once, 255 for none; write 1 to 247", dev.unit)
+}

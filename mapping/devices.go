@@ -104,6 +104,9 @@ func (d *draft) readModbus(s section, dev *device, prof *profile) {
 	dev.link = d.linkOf(part)
 	dev.unit, dev.placed = part.unit()
 	dev.placed = dev.placed && dev.link != nil
+	if n, ok := part.get("unit"); ok && dev.placed {
+		n.onLine(dev)
+	}
 	if !dev.protocol.counted && !dev.partial && !s.misspelt["profile"] {
 		part.lacks("addressing", "E005", "device %s does not say how its manual counts registers; add addressing: zero (the first register is 0), one (the first register is 1) or modicon (40001)", quote(dev.name))
 	}

@@ -96,12 +96,15 @@ func TestEveryKeyIsDocumentedAtItsPlace(t *testing.T) {
 			continue
 		}
 		section, _, _ = strings.Cut(section, "\n#")
-		keys := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(section, -1)
+		keys := regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\|").FindAllStringSubmatch(section, -1)
 		var documented []string
 		for _, key := range keys {
 			documented = append(documented, key[1])
 		}
 		for _, key := range p.keys() {
+			if p == inModbus && slices.Contains(linkKeys(), key) {
+				continue // documented at link
+			}
 			if !slices.Contains(documented, key) {
 				t.Errorf("%s: key %s is not documented", p, key)
 			}

@@ -97,6 +97,9 @@ func (d *draft) result() *Plant {
 	for _, l := range d.links {
 		if len(l.config.Devices) > 0 {
 			p.Links = append(p.Links, l.config)
+			if l.key.identity != "" {
+				p.linkKeys = append(p.linkKeys, l.key)
+			}
 		}
 	}
 	for _, l := range d.listeners {

@@ -185,7 +185,7 @@ func TestSuggestionsAreOneOrTwoLettersAway(t *testing.T) {
 	}
 }
 
-// keysOf lists the keys of a tree that the file's form fixes.
+// keysOf lists the keys of a tree that the file's form fixes; not names that happen to be spelled so.
 func keysOf(n *yaml.Node) []*yaml.Node {
 	known := map[string]bool{}
 	for _, p := range places() {
@@ -194,12 +194,23 @@ func keysOf(n *yaml.Node) []*yaml.Node {
 		}
 	}
 	var keys []*yaml.Node
-	for i, c := range n.Content {
-		if n.Kind == yaml.MappingNode && i%2 == 0 && known[c.Value] {
-			keys = append(keys, c)
+	var walk func(n *yaml.Node, names bool)
+	walk = func(n *yaml.Node, names bool) {
+		for i, c := range n.Content {
+			if n.Kind != yaml.MappingNode {
+				walk(c, false)
+				continue
+			}
+			if i%2 == 1 {
+				walk(c, slices.Contains([]string{"links", "listeners", "devices", "profiles", "points", "methods"}, n.Content[i-1].Value) && !names)
+				continue
+			}
+			if known[c.Value] && !names {
+				keys = append(keys, c)
+			}
 		}
-		keys = append(keys, keysOf(c)...)
 	}
+	walk(n, false)
 	return keys
 }
 

@@ -182,7 +182,8 @@ func (h *hider) mapping(n *yaml.Node, secret bool) {
 // secretField tells whether all that is below the key is secret: the fields that take references,
 // and their misspellings.
 func secretField(key string) bool {
-	return key == "sas_key" || distance(strings.ToLower(key), "sas_key") <= 2
+	key = strings.ToLower(key)
+	return distance(key, "sas_key") <= 2 || distance(key, "private_key") <= 2
 }
 
 // soundsSecret tells whether a person could have put a secret there, whether or not the key exists.

@@ -12,6 +12,7 @@ const (
 	inPublish       place = "publish"
 	inOffline       place = "offline"
 	inLink          place = "link"
+	inRS485         place = "rs485"
 	inListener      place = "listener"
 	inLimits        place = "limits"
 	inDevice        place = "device"
@@ -31,7 +32,7 @@ const (
 // places lists every place, in the order of the file.
 func places() []place {
 	return []place{
-		atTop, inHub, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inListener, inLimits, inDevice, inIdentity, inModbus, inCoAP,
+		atTop, inHub, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inRS485, inListener, inLimits, inDevice, inIdentity, inModbus, inCoAP,
 		inPoint, inLinear, inRange, inWrite, inMethod, inProfile, inProfileModbus, inProfileCoAP,
 	}
 }
@@ -55,7 +56,7 @@ func (p place) keys() []string {
 	case inOffline:
 		return []string{"after", "retry"}
 	case inLink:
-		return []string{"tcp", "timeout"}
+		return linkKeys()
 	case inListener:
 		return []string{"coap", "coaps", "allow", "psk_dir", "limits"}
 	case inLimits:
@@ -68,7 +69,9 @@ func (p place) keys() []string {
 	case inIdentity:
 		return []string{"device", "module", "sas_key", "properties"}
 	case inModbus:
-		return []string{"link", "tcp", "timeout", "unit", "addressing", "order", "gap", "max_read", "max_write", "even"}
+		return append([]string{"link", "unit", "addressing", "order", "gap", "max_read", "max_write", "even"}, linkKeys()...)
+	case inRS485:
+		return []string{"rts", "before", "after", "receive"}
 	case inCoAP:
 		return []string{"listener", "psk", "from", "path", "expect_every", "assume"}
 	case inProfile:

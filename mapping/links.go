@@ -10,15 +10,21 @@ import (
 
 const (
 	builtInTimeout = 2 * time.Second
-	modbusTCP      = "Modbus/TCP"
-	modbusExample  = "10.7.3.11:502"
+	// serialTimeout is the built-in timeout of a serial port (MB-24); a slow line has a longer one.
+	serialTimeout = time.Second
+	// serialMargin is what a timeout must leave to the device, beside the characters on the line (MB-24).
+	serialMargin = 100 * time.Millisecond
 )
 
 // link is one connection with every device behind it.
 type link struct {
-	config modbus.Config
-	named  bool // stands under links
-	field  node // its name under links, or the modbus block that mentions it first
+	config  modbus.Config
+	way     string // the key of its endpoint
+	named   bool   // stands under links
+	sound   bool   // all that is said about it was understood
+	field   node   // its name under links, or the modbus block that mentions it first
+	timeout node   // the zero node if it is not given
+	key     keyUse // of its private key
 }
 
 func (d *draft) readLinks(n node) {
@@ -26,16 +32,15 @@ func (d *draft) readLinks(n node) {
 	for _, f := range n.fields("E001") {
 		legal := f.named()
 		s := f.section(inLink)
-		l := &link{named: true, field: f.node, config: modbus.Config{Name: f.name, Timeout: s.timeout(builtInTimeout)}}
-		if n, ok := s.get("tcp"); ok {
-			address, _ := n.endpoint(modbusTCP, modbusExample)
-			l.config.Address = address
+		l := d.readLink(s)
+		l.config.Name, l.named, l.field = f.name, true, f.node
+		if address := l.config.Address; address != "" {
 			if same := d.byAddress[address]; same != nil {
-				n.complain("E060", "%s is the endpoint of link %s too (line %d); one connection serves all of its devices",
-					l.config.Address, same.config.Name, same.field.key.line)
+				s.endpoints()[0].complain("E060", "%s is the endpoint of link %s too (line %d); one connection serves all of its devices",
+					address, same.config.Name, same.field.key.line)
 			}
-		} else {
-			s.lacks("tcp", "E008", "link %s has no endpoint; write tcp: HOST:502", quote(f.name))
+		} else if len(s.endpoints()) == 0 && !s.misspeltWay() {
+			s.lacks("tcp", "E008", "link %s has no endpoint; write tcp: HOST:502, or tls, rtu_over_tcp, ascii_over_tcp or serial", quote(f.name))
 		}
 		if legal {
 			d.add(l)
@@ -54,32 +59,25 @@ func (d *draft) add(l *link) {
 	}
 }
 
-// timeout is the time that a connection and an answer may take.
-func (s section) timeout(otherwise time.Duration) time.Duration {
-	n, ok := s.get("timeout")
-	if !ok {
-		return otherwise
-	}
-	t, _ := n.duration(10*time.Millisecond, longestWait)
-	return t
-}
-
 // linkOf is the link that a modbus block names or describes; nil if it does neither properly.
 func (d *draft) linkOf(s section) *link {
 	name, byName := s.get("link")
-	tcp, inline := s.get("tcp")
+	inline := s.endpoints()
 	switch {
-	case byName && inline:
-		tcp.refuse("E061", "a device has either a link or an endpoint of its own; drop tcp, or drop link")
 	case byName:
-		if n, ok := s.get("timeout"); ok {
-			n.refuse("E061", "the timeout belongs to the link; write it there")
+		for _, f := range s.fields {
+			switch {
+			case slices.ContainsFunc(inline, func(e field) bool { return e.name == f.name }):
+				f.refuse("E061", "a device has either a link or an endpoint of its own; drop %s, or drop link", f.name)
+			case slices.Contains(linkKeys(), f.name):
+				f.refuse("E061", "%s belongs to the link; write it there", f.name)
+			}
 		}
 		return d.namedLink(name)
-	case inline:
-		return d.inlineLink(s, tcp)
-	case !s.misspelt["link"]:
-		s.lacks("tcp", "E008", "modbus does not say where the device is; write tcp: HOST:502, or link: NAME of one under links")
+	case len(inline) > 0:
+		return d.inlineLink(s)
+	case !s.misspelt["link"] && !s.misspeltWay():
+		s.lacks("tcp", "E008", "modbus does not say where the device is; write tcp: HOST:502 (or tls, rtu_over_tcp, ascii_over_tcp, serial), or link: NAME of one under links")
 	}
 	return nil
 }
@@ -97,29 +95,80 @@ func (d *draft) namedLink(n node) *link {
 }
 
 // inlineLink joins equal endpoints to one link (MAP-9).
-func (d *draft) inlineLink(s section, tcp node) *link {
-	timeout := s.timeout(builtInTimeout)
-	address, ok := tcp.endpoint(modbusTCP, modbusExample)
-	if !ok {
+func (d *draft) inlineLink(s section) *link {
+	l := d.readLink(s)
+	if l.config.Address == "" {
 		return nil
 	}
-	l := d.byAddress[address]
-	if l == nil {
-		l = &link{field: s.node, config: modbus.Config{Name: address, Address: address, Timeout: timeout}}
+	l.config.Name = l.config.Address
+	same := d.byAddress[l.config.Address]
+	if same == nil {
 		d.add(l)
+		return l
 	}
-	if l.config.Timeout != timeout && timeout > 0 && l.config.Timeout > 0 {
-		s.node.lacks("E060", "%s is used with timeout %s here and %s on line %d; define it once under links, and name it here with link: NAME",
-			address, shortTime(timeout), shortTime(l.config.Timeout), l.field.at.line)
+	theirs := same.settings()
+	for i, ours := range l.settings() {
+		if l.sound && same.sound && ours != theirs[i] {
+			s.node.lacks("E060", "%s is used with %s %s here and %s on line %d; define it once under links, and name it here with link: NAME",
+				l.config.Address, ours[0], ours[1], theirs[i][1], same.field.at.line)
+			break
+		}
 	}
-	return l
+	return same
 }
 
-// checkLinks doubts links that nothing is behind.
+// checkLinks sets the timeouts that are not given, and doubts links that nothing is behind or that cannot
+// do what is asked of them.
 func (d *draft) checkLinks() {
 	for _, l := range d.links {
+		if d.errors == 0 {
+			l.checkTimeout()
+		}
 		if l.named && len(l.config.Devices) == 0 && d.errors == 0 {
 			l.field.refuse("W206", "no device uses link %s; drop it, or name it in a device's modbus: link", quote(l.config.Name))
 		}
+		if n := l.writable(); l.config.ReadOnly && n > 0 && d.errors == 0 {
+			l.field.refuse("W208", "link %s is read_only: writing any of its %d points with write is refused", quote(l.config.Name), n)
+		}
 	}
+}
+
+// checkTimeout compares the timeout with what the longest answer takes on the line (MB-24).
+func (l *link) checkTimeout() {
+	c := &l.config
+	floor := time.Duration(0)
+	if c.Serial != nil {
+		longest := 0
+		for _, dev := range c.Devices {
+			for _, b := range modbus.Plan(dev, dev.Points, nil) {
+				size := 2 * b.Quantity
+				if b.Table.Bits() {
+					size = (b.Quantity + 7) / 8
+				}
+				longest = max(longest, size)
+			}
+		}
+		floor = (c.LineTime(5, 2+longest) + serialMargin).Round(time.Millisecond)
+	}
+	switch {
+	case c.Timeout == 0 && c.Serial != nil:
+		c.Timeout = max(serialTimeout, floor)
+	case c.Timeout == 0:
+		c.Timeout = builtInTimeout
+	case c.Timeout < floor:
+		l.timeout.complain("E041", "timeout %s is shorter than the longest answer at %s, which takes %s and the device's own time; write at least %s, or a smaller max_read",
+			shortTime(c.Timeout), c.Serial, shortTime(floor-serialMargin), shortTime(floor))
+	}
+}
+
+// writable is how many points of the link have write.
+func (l *link) writable() (n int) {
+	for _, dev := range l.config.Devices {
+		for _, p := range dev.Points {
+			if p.Writable {
+				n++
+			}
+		}
+	}
+	return n
 }

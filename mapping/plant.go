@@ -18,6 +18,7 @@ type Plant struct {
 	Listeners  []Listener       // the southbound halves of what reports by itself, in the order of the file
 	Points     []gateway.Point  // the northbound halves, in the order of the file
 	Methods    []gateway.Method // in the order of the file
+	linkKeys   []keyUse         // the private keys of Links
 }
 
 // Hub is the IoT Hub that the plant reports to.
@@ -52,7 +53,8 @@ type Listener struct {
 	keys []keyUse
 }
 
-// keyUse is a PSK identity with where the file names it first, without a message.
+// keyUse is a PSK identity, or the reference to a private key, with where the file names it first,
+// without a message.
 type keyUse struct {
 	identity string
 	written  Finding

@@ -31,6 +31,14 @@ func CheckSecrets(p *Plant, src identity.Source) Findings {
 			}
 		}
 	}
+	for _, k := range p.linkKeys {
+		switch _, err := src.Resolve(identity.Ref(k.identity)); {
+		case errors.Is(err, identity.ErrExposed):
+			report(k.written, "E050", err.Error())
+		case err != nil:
+			report(k.written, "W052", err.Error())
+		}
+	}
 	for _, l := range p.Listeners {
 		for _, k := range l.keys {
 			// The listener's own lookup, identity.Source.PSK, does not say why there is no key.

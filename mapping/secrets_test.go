@@ -38,6 +38,9 @@ func TestASecretInTheFileIsNeverShown(t *testing.T) {
 		head + "devices:\n  a:\n    identity: { device: a, sas_key: \"SEC\\\n      RET SECRET\" }\n" + device,
 		head + "oops: { k: &k SECRET }\ndevices:\n  a:\n    identity: { device: a, sas_key: *k }\n" + device,
 		head + "sas_key: SECRET\n",
+		head + "links: { l: { tls: h:802, certificate: file:c, private_key: SECRET } }\n",
+		head + "links: { l: { tls: h:802, private_kye: [SECRET] } }\n",
+		head + "devices:\n  a: { local: true, modbus: { tls: h:802, private_key: SECRET, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } }\n",
 		head + "devices:\n  a:\n    sas_key: SECRET\n" + device,
 		head + "devices:\n  a:\n    identity: { device: a, sas_key: SECRET, device: [ }\n",
 		head + "devices:\n  a:\n    identity: { device: a, sas_key: file:x, private_key: SECRET, device: [ }\n",
@@ -134,6 +137,33 @@ func TestSecretsAreLookedForWhereTheMappingSays(t *testing.T) {
 	}
 	if found = CheckSecrets(plant, identity.Source{Dir: dir, Credentials: dir}); len(found) != 4 {
 		t.Errorf("with the credential there: %v", brief(found))
+	}
+}
+
+func TestTheKeysOfLinksAreLookedForWhereTheMappingSays(t *testing.T) {
+	const text = head + `links:
+  a: { tls: h:802, certificate: file:cert, private_key: file:good }
+  b: { tls: i:802, certificate: file:cert, private_key: file:open }
+  c: { tls: j:802, certificate: file:cert, private_key: credential:absent }
+devices:
+  a: { local: true, modbus: { link: a, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } }
+  b: { local: true, modbus: { link: b, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } }
+  c: { local: true, modbus: { link: c, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } }
+  d: { local: true, modbus: { tls: k:802, certificate: file:cert, private_key: file:absent, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } }
+`
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"good": 0o600, "open": 0o644} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(marker), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plant := check(t, text)
+	if plant == nil {
+		t.FailNow()
+	}
+	found := CheckSecrets(plant, identity.Source{Dir: dir})
+	if diff := cmp.Diff([]string{"5:57 E050", "6:57 W052", "11:80 W052"}, brief(found)); diff != "" {
+		t.Errorf("findings (-want +found):\n%s\n%v", diff, found)
 	}
 }
 

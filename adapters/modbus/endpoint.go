@@ -116,3 +116,17 @@ func (s Serial) Silence() time.Duration {
 	}
 	return 77 * time.Second / time.Duration(2*s.Baud)
 }
+
+// LineTime is how long the characters of a request and of its answer take on a serial line, PDUs of so
+// many bytes; 0 if the link is no serial port. The silence around them and the device's own time are not
+// in it.
+func (c Config) LineTime(request, answer int) time.Duration {
+	if c.Serial == nil {
+		return 0
+	}
+	chars := request + 3 + answer + 3 // unit and CRC
+	if c.Framing == ASCII {
+		chars = 2*(request+2) + 3 + 2*(answer+2) + 3 // in hexadecimal; colon, unit, LRC, CR LF
+	}
+	return time.Duration(chars) * c.Serial.CharTime()
+}

@@ -63,6 +63,22 @@ func TestTheTimesOfALineFollowItsSettings(t *testing.T) {
 	}
 }
 
+func TestTheTimeOnTheLineIsThatOfEveryCharacter(t *testing.T) {
+	line := &Serial{Baud: 9600, DataBits: 8, Parity: EvenParity, StopBits: 1}
+	for _, c := range []struct {
+		cfg  Config
+		want time.Duration // of a read of 125 registers: 5 and 252 bytes
+	}{
+		{Config{Framing: RTU, Serial: line}, 263 * 11 * time.Second / 9600},
+		{Config{Framing: ASCII, Serial: &Serial{Baud: 9600, DataBits: 7, Parity: EvenParity, StopBits: 1}}, 528 * 10 * time.Second / 9600},
+		{Config{Framing: RTU}, 0},
+	} {
+		if got := c.cfg.LineTime(5, 252); (got - c.want).Abs() > time.Microsecond {
+			t.Errorf("%v, want %v", got, c.want)
+		}
+	}
+}
+
 func TestAPortIsOpenForOneMasterOnly(t *testing.T) {
 	name := hold(t)
 	s := Serial{Baud: 9600, DataBits: 8, StopBits: 1}

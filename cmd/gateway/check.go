@@ -38,7 +38,8 @@ Exit code: 0 no errors (warnings are allowed), 1 errors, 2 wrong command line.`,
 			}
 			if plant != nil {
 				findings = append(findings, mapping.CheckSecrets(plant, secretSource(path))...)
-				if _, err := trustedRoots(plant.Hub, filepath.Dir(path)); err != nil {
+				_, err := trustedRoots(plant.Hub, filepath.Dir(path))
+				if err = errors.Join(err, secureLinks(plant, secretSource(path))); err != nil {
 					fmt.Fprintf(io.err, "%s: %v\n", path, err)
 				}
 			}

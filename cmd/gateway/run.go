@@ -68,6 +68,7 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	}
 	secrets := secretSource(o.mapping)
 	roots, err := trustedRoots(plant.Hub, filepath.Dir(o.mapping))
+	err = errors.Join(err, secureLinks(plant, secrets))
 	if missing := keysMissing(plant, secrets); len(missing) > 0 {
 		for _, f := range missing {
 			fmt.Fprintln(problems(io.err), f)
