@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -31,7 +30,6 @@ import (
 )
 
 const (
-	queueName = "queue"
 	tokenLife = time.Hour  // what Microsoft's own SDKs use (CON-49)
 	maxPacket = 320 * 1024 // the hub's largest message and its topic
 )
@@ -56,6 +54,7 @@ type serviceConfig struct {
 type service struct {
 	cfg       serviceConfig
 	queue     *buffer.Queue
+	state     *buffer.State
 	links     []*modbus.Adapter // in the order of the plant's Links
 	listeners []*coap.Adapter   // in the order of its Listeners
 	up        *bridge.Up
@@ -72,25 +71,17 @@ func newService(cfg serviceConfig) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.stateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	queue, err := buffer.Open(queueConfig(cfg))
-	if errors.Is(err, buffer.ErrInUse) {
-		return nil, fmt.Errorf("another gateway works in %s; stop that one or give this one its own --state-dir", cfg.stateDir)
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("state directory %s cannot be written by user %d: %w; give it to that user, or choose another with --state-dir", cfg.stateDir, os.Getuid(), fs.ErrPermission)
-	}
+	queue, state, err := openStore(cfg)
 	if err != nil {
 		return nil, err
 	}
-	s := &service{cfg: cfg, queue: queue, started: time.Now()}
+	cfg.clock.recall(state)
+	s := &service{cfg: cfg, queue: queue, state: state, started: time.Now()}
 	s.stopping, s.stopCommands = context.WithCancel(context.Background())
 	s.warnOfOrphans()
 	devices, err := s.buildAdapters()
 	if err != nil {
-		return nil, errors.Join(err, queue.Close())
+		return nil, errors.Join(err, s.closeStore())
 	}
 	var identities []gateway.Identity
 	var members []upstream.Member
@@ -113,22 +104,6 @@ func newService(cfg serviceConfig) (*service, error) {
 		return down.Handle(ctx, c)
 	})
 	return s, nil
-}
-
-// queueConfig is the queue as the mapping wants it.
-func queueConfig(cfg serviceConfig) buffer.Config {
-	b := cfg.plant.Buffer
-	c := buffer.Config{
-		Dir: filepath.Join(cfg.stateDir, queueName), MaxBytes: b.MaxBytes, LaneMaxBytes: b.LaneMaxBytes, MaxAge: b.MaxAge,
-		Clock: cfg.clock.Now, Log: cfg.log,
-	}
-	if b.RefuseNew {
-		c.WhenFull = buffer.RefuseNew
-	}
-	if b.Batch != nil {
-		c.Batch = buffer.Batch{MaxBytes: b.Batch.MaxBytes, MaxWait: b.Batch.MaxWait}
-	}
-	return c
 }
 
 // warnOfOrphans names the lanes that hold messages of identities that the mapping no longer has: they
@@ -244,14 +219,14 @@ func trustedRoots(hub mapping.Hub, dir string) (*x509.CertPool, error) {
 // Run works until ctx ends, then stops in the reverse of the order things flow up: adapters first, the
 // queue last. extra tasks run between the queue and upstream.
 func (s *service) Run(ctx context.Context, extra ...task) error {
-	tasks := []task{{"queue", s.queue.Run}}
+	tasks := []task{{"queue", s.queue.Run}, {"clock", func(ctx context.Context) error { return s.cfg.clock.remember(ctx, s.state) }}}
 	tasks = append(tasks, extra...)
 	tasks = append(tasks, task{"upstream", s.pool.Run}, task{"drain", s.drain}, task{"adapters", s.poll})
-	return errors.Join(together(ctx, tasks...), s.queue.Close())
+	return errors.Join(together(ctx, tasks...), s.closeStore())
 }
 
 // Close releases the queue of a service that never ran.
-func (s *service) Close() error { return errors.Join(s.releaseListeners(), s.queue.Close()) }
+func (s *service) Close() error { return errors.Join(s.releaseListeners(), s.closeStore()) }
 
 // listenerAddress is the host:port that the listener called name really has; "" if there is none.
 func (s *service) listenerAddress(name string) string {
