@@ -42,12 +42,9 @@ func nextDisk(t *testing.T, log *powerfs.Log, from said, random *rand.Rand) (pow
 	at := log.Born() + random.IntN(len(log.Ops)+1-log.Born())
 	player := powerfs.NewPlayer(log)
 	player.Advance(at)
-	for _, op := range log.Ops[:at] {
-		if op.Kind == powerfs.Note {
-			if err := from.hear(string(op.Data)); err != nil {
-				t.Fatal(err)
-			}
-		}
+	from, err := from.after(log.Ops[:at])
+	if err != nil {
+		t.Fatal(err)
 	}
 	disk, dir := player.Image(random), t.TempDir()
 	if err := disk.Store(dir); err != nil {

@@ -58,6 +58,18 @@ func (s *said) hear(note string) error {
 	return nil
 }
 
+// after is what had been said when ops had happened as well.
+func (s said) after(ops []powerfs.Op) (said, error) {
+	for i := range ops {
+		if ops[i].Kind == powerfs.Note {
+			if err := s.hear(string(ops[i].Data)); err != nil {
+				return s, err
+			}
+		}
+	}
+	return s, nil
+}
+
 // proof checks images of records and counts what it saw.
 type proof struct {
 	inFlight  atomic.Int64 // images with something on disk that was being put
@@ -65,6 +77,7 @@ type proof struct {
 	unacked   atomic.Int64 // images in which acknowledgements were lost
 	checked   atomic.Int64
 	continued atomic.Int64 // images with which the work went on
+	replayed  atomic.Int64 // images with a journal to replay
 }
 
 func (p *proof) String() string {
@@ -107,16 +120,10 @@ func (p *proof) some(log *powerfs.Log, from said, n int, random *rand.Rand, fail
 	at := 0
 	for i, moment := range moments {
 		player.Advance(moment)
-		for ; at < moment; at++ {
-			if op := &log.Ops[at]; op.Kind == powerfs.Note {
-				if err := from.hear(string(op.Data)); err != nil {
-					return err
-				}
-			}
+		if from, err = from.after(log.Ops[at:moment]); err != nil || failed.Load() {
+			return err
 		}
-		if failed.Load() {
-			return nil
-		}
+		at = moment
 		if err := p.image(player.Image(random), dir, from, i%8 == 0); err != nil {
 			return fmt.Errorf("operation %d of %d: %w", moment, len(log.Ops), err)
 		}
