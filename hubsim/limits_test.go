@@ -93,6 +93,45 @@ func TestTheDailyQuotaCountsStepsAndBeginsAnewAtMidnight(t *testing.T) {
 	}
 }
 
+// THR-14: what a device and the service side do, and what the hub does for them.
+func TestMessagesAnswersAndNotificationsCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{Limits: Limits{DailyMessages: 100}})
+		c := h.connect(t, "dev1", 600)
+		for _, filter := range []string{twinFilter, desiredFilter, methodFilter} {
+			c.send(append([]byte{0x82, byte(5 + len(filter)), 0, 1, 0, byte(len(filter))}, filter+"\x00"...))
+			c.expect([]byte{0x90, 3, 0, 1, 0})
+		}
+		counts := func(what string, want int64, act func()) {
+			t.Helper()
+			before := h.limits.quota.used
+			act()
+			synctest.Wait()
+			if got := h.limits.quota.used - before; got != want {
+				t.Errorf("%s counts %d, want %d", what, got, want)
+			}
+		}
+		counts("telemetry of 9 KB", 3, func() { c.send(publishPacket(dev1Telemetry, 0, 0, strings.Repeat("x", 9000))) })
+		counts("a twin read", 1, func() { c.twinStatus("$iothub/twin/GET/?$rid=1", "") })
+		counts("a twin update", 1, func() { c.twinStatus("$iothub/twin/PATCH/properties/reported/?$rid=1", "{}") })
+		counts("a notification", 1, func() {
+			if _, _, err := h.editTwin(h.registry.find("dev1"), edit{desired: object{"a": true}}, ""); err != nil {
+				t.Error(err)
+			}
+			c.request()
+		})
+		counts("a method request and its answer", 2, func() {
+			done := h.call(t, MethodCall{Device: "dev1", Name: "m"})
+			c.send(publishPacket("$iothub/methods/res/200/?$rid="+c.request(), 0, 0, ""))
+			<-done
+		})
+		counts("a ping", 0, func() {
+			c.send(pingreq)
+			c.expect([]byte{0xd0, 0})
+		})
+	})
+}
+
 func TestTheTiersHaveTheirLimits(t *testing.T) {
 	for _, c := range []struct {
 		tier  string
@@ -109,7 +148,7 @@ func TestTheTiersHaveTheirLimits(t *testing.T) {
 		l, err := TierLimits(c.tier, c.units)
 		got := fmt.Sprintf("connects %.0f telemetry %.0f reads %.0f updates %.0f methods %.0f registry %.2f daily %d basic %v",
 			l.Connects, l.Telemetry, l.TwinReads, l.TwinUpdates, l.MethodBytes, l.Registry, l.DailyMessages, l.Basic)
-		if err != nil || got != c.want {
+		if err != nil || got != c.want || l.Commands != l.Registry {
 			t.Errorf("%s with %d units: %s (%v), want %s", c.tier, c.units, got, err, c.want)
 		}
 	}

@@ -1,7 +1,6 @@
 package hubsim
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -120,31 +119,6 @@ func TestNothingIsQueuedForADeviceThatIsNotThere(t *testing.T) {
 		}
 		c.send(pingreq)
 		c.expect([]byte{0xd0, 0}) // none of the calls before it comes
-	})
-}
-
-func TestAClientThatDoesNotReadCostsTheHubABoundedMemory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newPipeHub(t, Config{})
-		c := h.methods(t, "dev1")
-		payload := json.RawMessage(`"` + strings.Repeat("x", 100<<10) + `"`)
-		var all []<-chan methodOutcome
-		for range 50 {
-			all = append(all, h.call(t, MethodCall{Device: "dev1", Name: "m", Payload: payload, ResponseTimeout: 5 * time.Second}))
-		}
-		synctest.Wait()
-		s := h.registry.find("dev1").connection()
-		s.out.mu.Lock()
-		if n := len(s.out.buf); n > maxOffered+len(payload)+100 {
-			t.Errorf("%d bytes wait for the client", n)
-		}
-		s.out.mu.Unlock()
-		for _, done := range all {
-			if o := <-done; codeOf(o.err) != 504101 {
-				t.Errorf("%v", o.err)
-			}
-		}
-		<-c.over // it does not read, so it is cut in the end
 	})
 }
 

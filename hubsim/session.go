@@ -240,15 +240,18 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 	case *packets.PingreqPacket:
 		s.out.send([]byte{packets.Pingresp << 4, 0})
 	case *packets.SubscribePacket:
-		return false, s.subscribe(p)
+		err = s.subscribe(p)
 	case *packets.UnsubscribePacket:
-		return false, s.unsubscribe(p)
+		err = s.unsubscribe(p)
 	case *packets.PubackPacket:
-		return false, s.id.acknowledged(s, p.MessageID)
+		err = s.id.acknowledged(s, p.MessageID)
 	case *packets.DisconnectPacket:
 		return true, nil
 	}
-	return false, nil
+	if err == nil && !s.out.wait(s.closing) { // a client that does not read is not read from
+		err = s.reason
+	}
+	return false, err
 }
 
 // logEnd writes the one line about the end of the session.

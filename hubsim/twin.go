@@ -62,10 +62,7 @@ func (s section) change(patch object, replace bool, at time.Time) (section, erro
 	s.Version++
 	s.Values = merge(s.Values, patch)
 	s.Stamps = s.Stamps.stamp(patch, at, s.Version)
-	if n := measure(s.Values); n > maxSection {
-		return s, wrong("TWIN-26, TWIN-33", "the properties would have %d bytes, the limit is %d", n, maxSection)
-	}
-	return s, nil
+	return s, checkSize(s.Values, "properties", maxSection)
 }
 
 // report applies a reported patch (TWIN-7 to TWIN-11). base is the version that the device knows, nil if
@@ -104,8 +101,8 @@ func (t *twinState) apply(e edit, at time.Time) error {
 			next.Tags = nil
 		}
 		next.Tags = merge(next.Tags, e.tags)
-		if n := measure(next.Tags); n > maxTags {
-			return wrong("TWIN-26, TWIN-33", "the tags would have %d bytes, the limit is %d", n, maxTags)
+		if err := checkSize(next.Tags, "tags", maxTags); err != nil {
+			return err
 		}
 	}
 	if e.desired != nil {

@@ -15,11 +15,12 @@ import (
 
 // Limits of a twin (TWIN-26 to TWIN-32).
 const (
-	maxTags      = 8 << 10  // bytes as measure counts them
-	maxSection   = 32 << 10 // of desired and of reported
-	maxTwinKey   = 1 << 10  // bytes
-	maxTwinValue = 4 << 10  // bytes of a string or an array
-	maxTwinDepth = 10       // objects and arrays inside one another
+	maxTags      = 8 << 10        // bytes as measure counts them
+	maxSection   = 32 << 10       // of desired and of reported
+	maxBulk      = 2 * maxSection // bytes of a section's JSON: control characters and empty values take room too
+	maxTwinKey   = 1 << 10        // bytes
+	maxTwinValue = 4 << 10        // bytes of a string or an array
+	maxTwinDepth = 10             // objects and arrays inside one another
 	minTwinInt   = -1 << 52
 	maxTwinInt   = 1<<52 - 1
 )
@@ -144,6 +145,37 @@ func measure(value any) int {
 		return 4
 	}
 	return 0
+}
+
+// bulk is about how long the JSON of a value is.
+func bulk(value any) int {
+	n := 2
+	switch v := value.(type) {
+	case object:
+		for key, inner := range v {
+			n += len(key) + 4 + bulk(inner)
+		}
+	case []any:
+		for _, inner := range v {
+			n += 1 + bulk(inner)
+		}
+	case string:
+		n += len(v)
+	case json.Number:
+		n += len(v)
+	}
+	return n
+}
+
+// checkSize refuses a section that became too large.
+func checkSize(values object, name string, limit int) error {
+	if n := measure(values); n > limit {
+		return wrong("TWIN-26, TWIN-33", "the %s would have %d bytes, the limit is %d", name, n, limit)
+	}
+	if n := bulk(values); n > maxBulk {
+		return wrong("TWIN-33", "the %s would take %d bytes of JSON, the limit is %d", name, n, maxBulk)
+	}
+	return nil
 }
 
 // textSize is the UTF-8 length without control characters.

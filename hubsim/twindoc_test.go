@@ -3,6 +3,7 @@ package hubsim
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +102,24 @@ func TestATwinsSizeCountsNamesAndValuesOnly(t *testing.T) {
 	} {
 		if got := measure(parsed(t, text)); got != want {
 			t.Errorf("%s has %d bytes, want %d", text, got, want)
+		}
+	}
+}
+
+func TestWhatDoesNotCountTowardsTheSizeIsBoundedToo(t *testing.T) {
+	for name, patch := range map[string]func(i int) string{
+		"control characters": func(i int) string { return fmt.Sprintf(`{"k%d":"%s"}`, i, strings.Repeat(`\u0001`, 4000)) },
+		"empty arrays":       func(i int) string { return fmt.Sprintf(`{"k%d":[%s[]]}`, i, strings.Repeat(`[],`, 4000)) },
+		"nulls":              func(i int) string { return fmt.Sprintf(`{"k%d":[%snull]}`, i, strings.Repeat(`null,`, 4000)) },
+	} {
+		state, i := freshTwin(), 0
+		for state.report([]byte(patch(i)), nil, time.Time{}) == nil {
+			if i++; i > 30 {
+				t.Fatalf("%s: the twin grows for ever", name)
+			}
+		}
+		if i < 2 {
+			t.Errorf("%s: only %d patches fit", name, i)
 		}
 	}
 }
