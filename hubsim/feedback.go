@@ -30,6 +30,19 @@ func (s feedbackStatus) wanted(ack string) bool {
 	return ack == "full" || ack == "positive" && s == statusSuccess || ack == "negative" && s != statusSuccess
 }
 
+// clause is the rule of the hub contract that a message was dropped by.
+func (s feedbackStatus) clause() string {
+	switch s {
+	case statusExpired:
+		return "C2D-27"
+	case statusExceeded:
+		return "C2D-26"
+	case statusPurged:
+		return "C2D-30"
+	}
+	return "C2D-9, C2D-12"
+}
+
 // FeedbackRecord says what became of one cloud-to-device message (C2D-29).
 type FeedbackRecord struct {
 	OriginalMessageID string `json:"originalMessageId"`

@@ -42,6 +42,7 @@ type Hub struct {
 	alarms    *alarms
 	events    events
 	lastState atomic.Int64 // the newest sequence of a connection state event
+	buffers   sync.Pool    // of packet readers
 	started   atomic.Bool
 	sessions  sync.WaitGroup // one for each session; Add only while a listener is served
 }

@@ -193,7 +193,7 @@ func (id *identity) end(h *Hub, l *letter, status feedbackStatus, now time.Time)
 	b.pending, b.unacked = slices.DeleteFunc(b.pending, same), slices.DeleteFunc(b.unacked, same)
 	changes := []change{{letterKind, l.key(), nil}}
 	if status != statusSuccess {
-		h.log.Info().Str("identity", id.name()).Str("clause", "C2D-9, C2D-26, C2D-27").Int("deliveries", l.Deliveries).
+		h.log.Info().Str("identity", id.name()).Str("clause", status.clause()).Int("deliveries", l.Deliveries).
 			Msgf("%s: cloud-to-device message %q is dropped: %s", id.name(), l.Message.MessageID, status)
 		d := dropped{DeadLetter{Message: l.Message, Reason: string(status), At: now.UTC(), Deliveries: l.Deliveries}, l.key()}
 		b.dead = append(b.dead, d)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -26,7 +27,11 @@ var errBadLength = errors.New("malformed remaining length")
 
 // packetReader cuts a byte stream into MQTT control packets.
 type packetReader struct {
-	src *bufio.Reader
+	source firstByte
+	// pool lends buffers to a reader that has something to read, so that an idle connection has none; nil
+	// is a buffer of its own.
+	pool *sync.Pool
+	src  *bufio.Reader // nil while it waits
 	// taken is how many bytes of src the last packet still occupies.
 	taken int
 	// complete tells whether a whole packet came since it was last set to false.
@@ -34,16 +39,64 @@ type packetReader struct {
 }
 
 func newPacketReader(r io.Reader) *packetReader {
-	return &packetReader{src: bufio.NewReaderSize(r, readBuffer)}
+	return &packetReader{source: firstByte{Reader: r}}
+}
+
+// firstByte is a stream whose next byte may have been read ahead.
+type firstByte struct {
+	io.Reader
+	ahead [1]byte
+	have  bool
+}
+
+// wait returns once there is a byte.
+func (f *firstByte) wait() error {
+	_, err := io.ReadFull(f.Reader, f.ahead[:])
+	f.have = err == nil
+	return err
+}
+
+func (f *firstByte) Read(p []byte) (int, error) {
+	if f.have && len(p) > 0 {
+		f.have = false
+		return copy(p, f.ahead[:]), nil
+	}
+	return f.Reader.Read(p)
+}
+
+// awaitPacket drops the last packet and makes sure that there is a buffer with something to read.
+func (r *packetReader) awaitPacket() error {
+	if r.src != nil {
+		if _, err := r.src.Discard(r.taken); err != nil {
+			return err
+		}
+		r.taken = 0
+		if r.pool == nil || r.src.Buffered() > 0 {
+			return nil
+		}
+		r.src.Reset(nil)
+		r.pool.Put(r.src)
+		r.src = nil
+	}
+	if err := r.source.wait(); err != nil {
+		return err
+	}
+	if r.pool != nil {
+		r.src, _ = r.pool.Get().(*bufio.Reader)
+	}
+	if r.src == nil {
+		r.src = bufio.NewReaderSize(nil, readBuffer)
+	}
+	r.src.Reset(&r.source)
+	return nil
 }
 
 // next reads one packet: the fixed header's first byte and the bytes behind its length. The body is
 // valid until the following call. Memory follows the bytes that came, never the promised length.
 func (r *packetReader) next() (header byte, body []byte, err error) {
-	if _, err := r.src.Discard(r.taken); err != nil {
+	if err := r.awaitPacket(); err != nil {
 		return 0, nil, err
 	}
-	r.taken = 0
 	header, err = r.src.ReadByte()
 	if err != nil {
 		return 0, nil, err

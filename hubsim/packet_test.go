@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -37,6 +39,37 @@ func TestPacketsAreCutFromAnyStream(t *testing.T) {
 		if want := "c0 400007 3000000000 e0"; strings.Join(got, " ") != want {
 			t.Errorf("%s: packets %v, want %s", name, got, want)
 		}
+	}
+}
+
+// watchedSource tells how many bytes are asked for at a time.
+type watchedSource struct {
+	io.Reader
+	asked []int
+}
+
+func (w *watchedSource) Read(p []byte) (int, error) {
+	w.asked = append(w.asked, len(p))
+	return w.Reader.Read(p)
+}
+
+// A connection that waits for its next packet holds one byte, and no buffer; packets that came together
+// are read in one go.
+func TestAnIdleConnectionHoldsNoReadBuffer(t *testing.T) {
+	ping := []byte{0xc0, 0}
+	source := &watchedSource{Reader: io.MultiReader(bytes.NewReader(ping), bytes.NewReader(append(ping, ping...)))}
+	r := newPacketReader(source)
+	r.pool = &sync.Pool{}
+	for range 3 {
+		if header, _, err := r.next(); err != nil || header != 0xc0 {
+			t.Fatalf("%x %v", header, err)
+		}
+	}
+	if _, _, err := r.next(); err != io.EOF || r.src != nil {
+		t.Errorf("at the end: %v, buffer %v", err, r.src != nil)
+	}
+	if got := fmt.Sprint(source.asked); got != fmt.Sprint([]int{1, readBuffer, 1, readBuffer, 1}) {
+		t.Errorf("asked for %s bytes", got)
 	}
 }
 

@@ -88,6 +88,7 @@ func (h *Hub) newSession(conn net.Conn, abort func() error) *session {
 		closing: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.in = newPacketReader(idleReader{s})
+	s.in.pool = &h.buffers
 	s.waiter.stored = s.out.stored
 	return s
 }

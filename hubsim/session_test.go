@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -77,10 +78,18 @@ type pipeClient struct {
 
 func (h *pipeHub) dial(t *testing.T) *pipeClient {
 	t.Helper()
+	return h.dialAs(t)
+}
+
+// dialAs is a client with certificates.
+func (h *pipeHub) dialAs(t *testing.T, chain ...*x509.Certificate) *pipeClient {
+	t.Helper()
 	client, server := net.Pipe()
 	c := &pipeClient{t: t, conn: client, over: make(chan struct{})}
 	go func() {
-		h.newSession(server, server.Close).run(t.Context())
+		s := h.newSession(server, server.Close)
+		s.chain = chain
+		s.run(t.Context())
 		close(c.over)
 	}()
 	t.Cleanup(func() { _ = client.Close() })
@@ -276,43 +285,6 @@ func TestTheHubReadsAheadOfItsAcknowledgementsOnlySoFar(t *testing.T) {
 			}
 			if got := h.Received(); got != 40 {
 				t.Errorf("%d messages in the end", got)
-			}
-		})
-	}
-}
-
-func TestAWillIsLeftByWhoeverDoesNotSayGoodbye(t *testing.T) {
-	for name, c := range map[string]struct {
-		topic string
-		end   func(h *pipeHub, c *pipeClient)
-		want  string
-	}{
-		"connection lost":    {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, "1Will"},
-		"no bag":             {"devices/dev1/messages/events/", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, "Will"},
-		"silence":            {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { c.expectEnd() }, "1Will"},
-		"violation":          {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { c.send(publishPacket("x", 0, 0, "")) }, "1Will"},
-		"DISCONNECT":         {"devices/dev1/messages/events/a=1", func(_ *pipeHub, c *pipeClient) { c.send(disconnect) }, ""},
-		"a topic not for it": {"somewhere/else", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, ""},
-		"a malformed bag":    {"devices/dev1/messages/events/a=b+c", func(_ *pipeHub, c *pipeClient) { _ = c.conn.Close() }, ""},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			h := newPipeHub(t, Config{})
-			client := h.dial(t)
-			p := h.connectPacket(t, "dev1", time.Hour)
-			p.WillFlag, p.WillTopic, p.WillMessage, p.WillRetain, p.Keepalive = true, c.topic, []byte("gone"), true, 60
-			client.send(encode(p))
-			client.expect([]byte{0x20, 2, 0, 0})
-			c.end(h, client)
-			<-client.over
-			got := ""
-			for _, m := range h.Messages(0, 0) {
-				if string(m.Body) != "gone" || m.Properties["mqtt-retain"] != "true" {
-					t.Errorf("%s: message %+v", name, m)
-				}
-				got += m.Properties["a"] + m.Properties["iothub-MessageType"]
-			}
-			if got != c.want {
-				t.Errorf("%s: messages %q, want %q; log: %s", name, got, c.want, h.log)
 			}
 		})
 	}
