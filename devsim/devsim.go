@@ -90,6 +90,9 @@ func (s *Sim) addLink(cfg Config, c modbus.Config, north map[gateway.PointID]gat
 	if s.links[c.Name] != nil {
 		return fmt.Errorf("devsim: two links are called %q: give them different names", c.Name)
 	}
+	if c.Framing != modbus.MBAP || c.TLS != nil {
+		return fmt.Errorf("devsim: link %s: only Modbus TCP can be simulated, not %s at %s", c.Name, c.Framing, c.Address)
+	}
 	port := "0"
 	if cfg.Fixed {
 		_, fixed, err := net.SplitHostPort(c.Address)

@@ -388,10 +388,15 @@ func runDial(t *testing.T, d *dialer, cfg Config) *rig {
 
 func runWith(t *testing.T, dial dialFunc, cfg Config) *rig {
 	t.Helper()
+	return runLogged(t, dial, zerolog.Nop(), cfg)
+}
+
+func runLogged(t *testing.T, dial dialFunc, log zerolog.Logger, cfg Config) *rig {
+	t.Helper()
 	cfg.Timeout = cmp.Or(cfg.Timeout, time.Second)
 	cfg.Name = cmp.Or(cfg.Name, "line")
 	cfg.Address = cmp.Or(cfg.Address, "plc:502")
-	r := &rig{Adapter: New(cfg, dial, zerolog.Nop()), got: &sink{}}
+	r := &rig{Adapter: New(cfg, dial, log), got: &sink{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -60,6 +60,7 @@ type link struct {
 	nextDial time.Time
 	ended    time.Time     // when the last connection ended
 	failed   bool          // a dial has failed since then
+	told     bool          // the log has said that the port is gone, which dialling would say again
 	why      error         // why there is no connection
 	level    zerolog.Level // of the log line about the next one
 
@@ -149,7 +150,7 @@ func (l *link) connect(ctx context.Context) *fault {
 		if ctx.Err() != nil {
 			return &fault{kind: aborted, err: context.Cause(ctx)}
 		}
-		if !l.failed {
+		if !l.failed && !l.told {
 			l.log.Warn().Err(err).Msg("cannot connect")
 			l.level = zerolog.InfoLevel
 		}
@@ -160,7 +161,7 @@ func (l *link) connect(ctx context.Context) *fault {
 	}
 	l.conn, l.got = conn, l.got[:0]
 	l.id = uint16(rand.Uint32())
-	l.echo, l.answered, l.silent, l.failed = echoUnknown, false, 0, false
+	l.echo, l.answered, l.silent, l.failed, l.told = echoUnknown, false, 0, false, false
 	l.since = time.Now()
 	l.used, l.heard = l.since, l.since
 	l.opened++
@@ -214,6 +215,7 @@ func (l *link) drop(why error, free bool) {
 	case l.ctx != nil && l.ctx.Err() != nil:
 		level = zerolog.InfoLevel // we are stopping
 	}
+	l.told = l.cfg.Serial != nil && level == zerolog.WarnLevel
 	l.log.WithLevel(level).Err(why).Stringer("up", up.Round(time.Millisecond)).Msg("connection ended")
 	l.note(func(s *LinkStats) { s.close(now, why) })
 }
@@ -252,10 +254,10 @@ func (l *link) settle(ctx context.Context) *fault {
 func (l *link) look() bool {
 	n, err := drain(l.conn, l.space())
 	l.got = l.got[:len(l.got)+n]
-	if err != nil {
-		if l.cfg.Serial != nil {
-			err = gone(err)
-		}
+	switch {
+	case err != nil && l.cfg.Serial != nil:
+		l.drop(gone(err), l.answered)
+	case err != nil:
 		l.drop(fmt.Errorf("the peer closed the connection: %w", err), l.answered)
 	}
 	return n > 0

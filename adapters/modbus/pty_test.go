@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,25 @@ type pty struct {
 	path string
 	f    *field
 	end  *ptyEnd
+	log  logText // of the adapter, if a test asks for it
+}
+
+// logText is a log that may be read while it is written.
+type logText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (x *logText) Write(b []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(b)
+}
+
+func (x *logText) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
 }
 
 // ptyEnd is the field's end. Reading waits while nobody has the other one open.
@@ -68,8 +88,9 @@ func (p *pty) plug(t *testing.T) {
 	if err := os.Symlink(name, p.path); err != nil {
 		t.Fatal(err)
 	}
-	end := p.end
+	end, before := p.end, p.f.conns()
 	p.f.serving.Go(func() { p.f.serve(end) })
+	eventually(t, "the field to listen", func() bool { return p.f.conns() > before })
 }
 
 // unplug pulls the line out: whoever has it open sees its end, and the path is gone.

@@ -174,6 +174,18 @@ func gone(err error) error {
 	return err
 }
 
+// Close gives the port back at once: what was not sent yet would hold it up, and the right to it alone
+// would outlive us if somebody else has it open.
+func (p serialPort) Close() error {
+	if raw, err := p.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIOFLUSH)
+			_ = unix.IoctlSetInt(int(fd), unix.TIOCNXCL, 0)
+		})
+	}
+	return p.File.Close()
+}
+
 func (p serialPort) Read(b []byte) (int, error) {
 	n, err := p.File.Read(b)
 	return n, gone(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	gateway "iothub-gateway"
@@ -141,7 +142,7 @@ func TestTheKernelIsToldTheDirectionOfTheLine(t *testing.T) {
 // pollLine polls a unit on a pty every 20 ms.
 func pollLine(t *testing.T, p *pty) *rig {
 	t.Helper()
-	r := runWith(t, nil, Config{Framing: RTU, Address: p.path, Serial: serial(), Timeout: faultTimeout, Devices: []Device{{
+	r := runLogged(t, nil, zerolog.New(&p.log), Config{Framing: RTU, Address: p.path, Serial: serial(), Timeout: faultTimeout, Devices: []Device{{
 		Name: "d", Unit: 7, Offline: offline(3, time.Second, time.Second), Points: points("d", Holding, 20*time.Millisecond, 100),
 	}}})
 	r.field = p.f
@@ -169,6 +170,9 @@ func TestAnUnpluggedAdapterIsOneErrorAndIsFoundAgain(t *testing.T) { // alone, b
 	p.plug(t)
 	n := goods(r.got.of("d/100"))
 	eventually(t, "readings of the line that was plugged in again", func() bool { return goods(r.got.of("d/100")) > n+3 })
+	if text := p.log.String(); strings.Count(text, "connection ended") != 1 || strings.Contains(text, "cannot connect") || strings.Count(text, `"message":"connected"`) != 2 {
+		t.Errorf("the log does not tell it once:\n%s", text)
+	}
 	bad := len(r.got.of("d/100")) - goods(r.got.of("d/100"))
 	if s := r.Stats().Link; bad > 1 || s.Connects != 2 {
 		t.Errorf("%d bad readings; %+v", bad, s)
