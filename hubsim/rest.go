@@ -65,6 +65,26 @@ func (h *Hub) serveHTTPS(ctx context.Context) error {
 // handler routes the HTTPS side.
 func (h *Hub) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
+	h.routeAzure(mux)
+	h.routeOwn(mux)
+	mux.HandleFunc("GET /hubsim/messages/stream", h.streamMessages)
+	mux.HandleFunc("GET /hubsim/ca.pem", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		_, _ = w.Write(h.ca.pem)
+	})
+	mux.HandleFunc("/$iothub/websocket", func(w http.ResponseWriter, r *http.Request) { h.websocket(ctx, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			http.Error(w, "a WebSocket is at /$iothub/websocket", http.StatusBadRequest) // CON-9
+			return
+		}
+		http.NotFound(w, r)
+	})
+	return unblocked(mux)
+}
+
+// routeAzure serves the paths that Azure has too.
+func (h *Hub) routeAzure(mux *http.ServeMux) {
 	azure := func(pattern string, want right, f endpoint) {
 		mux.Handle(pattern, h.answer(func(r *http.Request) (any, error) {
 			if err := h.authorize(r, want); err != nil {
@@ -81,14 +101,6 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 			return f(r)
 		}))
 	}
-	own := func(pattern string, want right, f endpoint) {
-		mux.Handle(pattern, h.answer(func(r *http.Request) (any, error) {
-			if err := h.authorize(r, want); err != nil {
-				return nil, err
-			}
-			return f(r)
-		}))
-	}
 	azure("POST /twins/{device}/methods", serviceConnect, h.postMethod)
 	azure("POST /twins/{device}/modules/{module}/methods", serviceConnect, h.postMethod)
 	for _, path := range []string{"/twins/{device}", "/twins/{device}/modules/{module}"} {
@@ -99,6 +111,18 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	azure("GET /devices/{device}", registryRead, h.getDevice)
 	azure("GET /devices/{device}/modules/{module}", registryRead, h.getDevice)
 	azure("DELETE /devices/{device}/commands", serviceConnect, h.deleteCommands)
+}
+
+// routeOwn serves the paths that Azure does not have.
+func (h *Hub) routeOwn(mux *http.ServeMux) {
+	own := func(pattern string, want right, f endpoint) {
+		mux.Handle(pattern, h.answer(func(r *http.Request) (any, error) {
+			if err := h.authorize(r, want); err != nil {
+				return nil, err
+			}
+			return f(r)
+		}))
+	}
 	own("POST /hubsim/devices/{device}/messages", serviceConnect, h.postCommand)
 	own("POST /hubsim/devices/{device}/modules/{module}/messages", serviceConnect, h.postCommand)
 	own("GET /hubsim/devices/{device}/deadletters", serviceConnect, h.getDeadLetters)
@@ -112,20 +136,6 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	own("DELETE /hubsim/devices/{device}/modules/{module}", registryWrite, h.deleteDevice)
 	own("POST /hubsim/authorities", registryWrite, h.postAuthority)
 	own("POST /hubsim/faults", serviceConnect, h.postFaults)
-	mux.HandleFunc("GET /hubsim/messages/stream", h.streamMessages)
-	mux.HandleFunc("GET /hubsim/ca.pem", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/x-pem-file")
-		_, _ = w.Write(h.ca.pem)
-	})
-	mux.HandleFunc("/$iothub/websocket", func(w http.ResponseWriter, r *http.Request) { h.websocket(ctx, w, r) })
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") != "" {
-			http.Error(w, "a WebSocket is at /$iothub/websocket", http.StatusBadRequest) // CON-9
-			return
-		}
-		http.NotFound(w, r)
-	})
-	return unblocked(mux)
 }
 
 // queueRequest makes a request wait while such operations come faster than the hub's limit (THR-1, THR-21).
