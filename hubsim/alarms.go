@@ -47,16 +47,23 @@ func (a *alarms) due(now time.Time) (rings alarm, ok bool, next time.Time) {
 	return heap.Pop(&a.all).(alarm), true, time.Time{}
 }
 
-// watchClock looks at the identities whose alarm rings, until ctx ends.
+// watchClock looks at the identities whose alarm rings, until ctx ends. What changed at the same time goes
+// to disk together.
 func (h *Hub) watchClock(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var stored *saved
 	for ctx.Err() == nil {
 		rings, ok, next := h.alarms.due(time.Now())
 		if ok {
-			if err := rings.id.ring(h, rings.at); err != nil {
-				h.log.Error().Err(err).Str("identity", rings.id.name()).Msg(rings.id.name() + ": cloud-to-device messages")
+			stored = latest(stored, rings.id.ring(h, rings.at))
+			continue
+		}
+		if stored != nil {
+			if err := stored.wait(); err != nil {
+				h.log.Error().Err(err).Msg("cloud-to-device messages")
 			}
+			stored = nil
 			continue
 		}
 		if !next.IsZero() {

@@ -79,7 +79,7 @@ func (id *identity) enqueue(h *Hub, m CloudMessage, now time.Time) (*saved, *Err
 	if id.mailbox == nil {
 		id.mailbox = &mailbox{}
 	}
-	expired := id.expire(h, now)
+	swept := id.sweep(h, now)
 	if len(id.mailbox.pending) >= maxPending {
 		return nil, apiError(errQueueFull).because(fmt.Sprintf("%d messages wait for %s", maxPending, m.Device))
 	}
@@ -88,7 +88,7 @@ func (id *identity) enqueue(h *Hub, m CloudMessage, now time.Time) (*saved, *Err
 		l.Dies = now.Add(h.cfg.C2D.TimeToLive)
 	}
 	id.mailbox.pending = append(id.mailbox.pending, l)
-	stored := latest(expired, h.state.put(letterKind, l.key(), l))
+	stored := latest(swept, h.state.put(letterKind, l.key(), l))
 	return latest(stored, id.deliver(h, now)), nil
 }
 
@@ -98,7 +98,7 @@ func (id *identity) deliver(h *Hub, now time.Time) (stored *saved) {
 	if id.mailbox == nil {
 		return nil
 	}
-	stored = id.expire(h, now)
+	stored = id.sweep(h, now)
 	defer id.setAlarm(h)
 	sub, subscribed := id.commandSubscription()
 	if id.live == nil || !subscribed {
@@ -218,27 +218,29 @@ func (id *identity) unlockAll(h *Hub, now time.Time) (stored *saved) {
 		return nil
 	}
 	for _, l := range slices.Clone(id.mailbox.unacked) {
-		stored = latest(stored, id.unlock(h, l, now))
+		id.mailbox.unlock(l)
 	}
+	stored = id.sweep(h, now)
 	id.setAlarm(h)
 	return stored
 }
 
-// unlock makes a message that was not acknowledged wait again, unless it was delivered too often (C2D-26).
-func (id *identity) unlock(h *Hub, l *letter, now time.Time) *saved {
+// unlock makes a message that was not acknowledged wait again.
+func (b *mailbox) unlock(l *letter) {
 	l.locked = time.Time{}
-	id.mailbox.unacked = slices.DeleteFunc(id.mailbox.unacked, func(other *letter) bool { return other == l })
-	if l.Deliveries >= h.cfg.C2D.MaxDeliveryCount && !h.cfg.C2D.FreeRedelivery {
-		return id.end(h, l, statusExceeded, now)
-	}
-	return nil
+	b.unacked = slices.DeleteFunc(b.unacked, func(other *letter) bool { return other == l })
 }
 
-// expire drops what waited too long; what is being delivered may still be acknowledged. The caller holds mu.
-func (id *identity) expire(h *Hub, now time.Time) (stored *saved) {
+// sweep drops what waited too long or was delivered too often (C2D-26, C2D-27); what is being delivered
+// may still be acknowledged. The caller holds mu.
+func (id *identity) sweep(h *Hub, now time.Time) (stored *saved) {
 	for _, l := range slices.Clone(id.mailbox.pending) {
-		if l.locked.IsZero() && !now.Before(l.Dies) {
+		switch {
+		case !l.locked.IsZero():
+		case !now.Before(l.Dies):
 			stored = latest(stored, id.end(h, l, statusExpired, now))
+		case l.Deliveries >= h.cfg.C2D.MaxDeliveryCount && !h.cfg.C2D.FreeRedelivery:
+			stored = latest(stored, id.end(h, l, statusExceeded, now))
 		}
 	}
 	return stored
@@ -271,21 +273,20 @@ func (id *identity) purge(h *Hub, now time.Time) (n int, stored *saved) {
 
 // ring is the alarm that was set for at: locks that ran out are taken back and their messages delivered
 // again (C2D-25), and what waited too long is dropped.
-func (id *identity) ring(h *Hub, at time.Time) error {
+func (id *identity) ring(h *Hub, at time.Time) (stored *saved) {
 	id.mu.Lock()
-	var stored *saved
+	defer id.mu.Unlock()
 	if b := id.mailbox; b != nil && b.alarm.Equal(at) {
 		b.alarm = time.Time{}
 		now := time.Now()
 		for _, l := range slices.Clone(b.unacked) {
 			if !now.Before(l.locked.Add(h.cfg.C2D.LockTimeout)) {
-				stored = latest(stored, id.unlock(h, l, now))
+				b.unlock(l)
 			}
 		}
-		stored = latest(stored, id.deliver(h, now))
+		stored = id.deliver(h, now)
 	}
-	id.mu.Unlock()
-	return stored.wait()
+	return stored
 }
 
 // setAlarm sets the alarm for the next time when something happens to a message. The caller holds mu.
