@@ -1,35 +1,55 @@
 package buffer
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	gateway "iothub-gateway"
 )
 
 const (
 	// ackDelay is how long acknowledgements wait for others, or for a Put, to share a commit with.
 	ackDelay = 20 * time.Millisecond
-	// maxRemovals is how many entries one transaction removes; more would hold up the Puts.
-	maxRemovals = 1 << 14
+	// upkeepEvery is how often the queue looks after its files and the age of its entries.
+	upkeepEvery = time.Second
 )
 
-// batch is the Puts of one transaction: all that waited when the committer came by. They share its
-// fate, so one channel tells them all.
+// batch is what waits for the committer: Puts, which share one transaction, so that one channel tells
+// them all, and what else is asked of it.
 type batch struct {
-	puts []pending
-	done chan struct{} // closed when err is set
-	err  error
+	calls []*call
+	ops   []*op
+	done  chan struct{} // closed when err is set
+	err   error
 }
 
+// call is one Put.
+type call struct {
+	puts    []pending
+	refused []gateway.IdentityID // those that have no room; valid when the batch is done
+}
+
+// pending is an entry that is being put.
 type pending struct {
-	lane   *Lane
-	record []byte
+	lane    *Lane
+	record  []byte
+	seq     uint64
+	dropped bool // at once: only a gap says that it was there
+}
+
+func (p *pending) size() int64 { return int64(keyLen + len(p.record)) }
+
+// kept is the record, unless it was dropped.
+func (p *pending) kept() []byte {
+	if p.dropped {
+		return nil
+	}
+	return p.record
 }
 
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
@@ -44,13 +64,24 @@ func (b *batch) finish(err error) {
 	}
 }
 
+// refuse tells everybody.
+func (b *batch) refuse(err error) {
+	b.finish(err)
+	for _, o := range b.ops {
+		o.finish(err)
+	}
+}
+
 // committer is what belongs to the goroutine in Run.
 type committer struct {
-	global  uint64 // global sequence of the newest entry
-	numbers uint32 // highest identity number
-	epoch   uint32 // how often the queue was opened
-	lastTx  int    // id of the last transaction that is known to be on disk
-	tried   int    // id of the last transaction that was tried
+	newest   *generation // the file that is written
+	byNumber map[uint32]*Lane
+	global   uint64 // highest global sequence that was used, or tried
+	numbers  uint32 // highest identity number
+	epoch    uint32 // how often the queue was opened
+	bytes    int64  // of all lanes
+	lastTx   int    // id of the last transaction that is known to be on disk
+	tried    int    // id of the last transaction that was tried
 
 	doubt   *work            // a failed transaction that may be on disk all the same; nil if none
 	failure error            // why a transaction failed; nil once one with Puts succeeds
@@ -59,25 +90,12 @@ type committer struct {
 	retry   <-chan time.Time // wakes the committer then
 	held    []*Lane          // lanes whose acknowledgements are in no transaction because of a failure
 
-	globals []uint64        // scratch of plan
-	wakes   []chan struct{} // scratch of apply
-}
+	upkeepAt time.Time        // when the files are looked after next
+	upkeep   <-chan time.Time // wakes the committer then
+	shiftAt  time.Time        // a new file is not tried before
 
-// work is one transaction.
-type work struct {
-	tx       int // its id
-	batch    *batch
-	removals []removal
-}
-
-// removal takes the oldest entries of a lane out, because they were acknowledged.
-type removal struct {
-	lane    *Lane
-	globals []uint64
-	mark    uint64 // lane sequence of the last of them
-	// Found out by writeRemovals:
-	bytes  int64
-	oldest time.Time // of what is left; zero if nothing is
+	elements []element       // scratch of plan
+	wakes    []chan struct{} // scratch of apply
 }
 
 // Run commits Puts and acknowledgements until ctx ends; then it commits those that were handed in
@@ -97,7 +115,13 @@ func (q *Queue) Run(ctx context.Context) error {
 		// Those whose Put has just returned may have the next entry ready: letting them come in
 		// first halves the number of commits under load, and costs nothing without.
 		runtime.Gosched()
-		if err := q.commitAll(q.take()); errors.Is(err, errForeign) {
+		b, acked := q.take()
+		err := q.commitAll(b, acked)
+		if err == nil {
+			q.shift()
+			err = q.lookAfter()
+		}
+		if errors.Is(err, errForeign) {
 			return err
 		}
 	}
@@ -113,7 +137,7 @@ func (q *Queue) start() error {
 	case ended:
 		return q.errClosed()
 	}
-	return fmt.Errorf("buffer: queue file %s: Run is already working", q.file.path)
+	return fmt.Errorf("buffer: queue %s: Run is already working", q.cfg.Dir)
 }
 
 // finish refuses new Puts and commits what waits. After a failure it tries once more, for the
@@ -126,7 +150,7 @@ func (q *Queue) finish() error {
 	failures := 0
 	for {
 		b, acked := q.take()
-		if len(b.puts) == 0 && len(acked) == 0 && len(c.held) == 0 && c.doubt == nil {
+		if len(b.calls) == 0 && len(b.ops) == 0 && len(acked) == 0 && len(c.held) == 0 && c.doubt == nil {
 			b.finish(nil) // a Beat may be waiting
 			return nil
 		}
@@ -145,9 +169,9 @@ func (q *Queue) end() {
 	q.state = ended
 	b := q.open
 	q.mu.Unlock()
-	b.finish(q.errClosed())
-	if q.file.handle() == nil {
-		_ = q.file.close() // there is nothing to close, but readers wait for a handle
+	b.refuse(q.errClosed())
+	if newest := q.committer.newest; newest.handle() == nil {
+		_ = newest.close() // there is nothing to close, but readers wait for a handle
 	}
 	close(q.done)
 }
@@ -158,6 +182,7 @@ func (q *Queue) await(ctx context.Context) {
 	case <-ctx.Done():
 	case <-q.now:
 	case <-q.committer.retry:
+	case <-q.committer.upkeep:
 	case <-q.soon:
 		delay := time.NewTimer(ackDelay)
 		defer delay.Stop()
@@ -178,20 +203,30 @@ func (q *Queue) take() (*batch, []*Lane) {
 	return b, acked
 }
 
-// commitAll commits b and the acknowledgements of acked in one transaction. After a failure nothing
-// is tried for a second. Then the acknowledgements go first and alone, because they free the space
-// that the Puts lack. The error has been told to the Puts of b.
+// commitAll commits b and the acknowledgements of acked in one transaction, and then what else b
+// asks for. After a failure nothing is tried for a second. Then the acknowledgements go first and
+// alone, with what gives back the space that the Puts lack. The error has been told to those in b.
 func (q *Queue) commitAll(b *batch, acked []*Lane) error {
 	c := &q.committer
 	acked, c.held = append(c.held, acked...), nil
-	if c.failure == nil {
-		return q.transact(b, acked)
+	if c.failure != nil {
+		if err := q.afterFailure(acked); err != nil {
+			b.refuse(c.failure)
+			return err
+		}
+		acked = nil
 	}
-	if err := q.afterFailure(acked); err != nil {
-		b.finish(c.failure)
+	if err := q.transact(b, acked); err != nil {
+		b.refuse(err)
 		return err
 	}
-	return q.transact(b, nil)
+	for _, o := range b.ops {
+		if err := q.operate(o); err != nil {
+			b.refuse(err)
+			return err
+		}
+	}
+	return nil
 }
 
 // afterFailure does what comes before the next Puts.
@@ -208,67 +243,53 @@ func (q *Queue) afterFailure(acked []*Lane) error {
 		}
 		acked, c.held = append(acked, c.held...), nil // those that settle took back
 	}
-	return q.transact(newBatch(), acked)
+	w, err := q.plan(newBatch(), acked)
+	if err != nil {
+		return err
+	}
+	w.purge = true
+	return q.execute(w)
 }
 
 // transact is one transaction, from the decision what is in it to the answer to the Puts.
 func (q *Queue) transact(b *batch, acked []*Lane) error {
+	w, err := q.plan(b, acked)
+	if err != nil {
+		b.finish(err)
+		return err
+	}
+	return q.execute(w)
+}
+
+// execute writes w and takes it into memory. It tells those who wait for w.
+func (q *Queue) execute(w *work) error {
 	c := &q.committer
-	w := q.plan(b, acked)
-	if len(b.puts) == 0 && len(w.removals) == 0 {
-		b.finish(nil)
+	if w.empty() {
+		q.undo(w)
+		w.finish(nil)
 		return nil
 	}
 	err := q.try(w.tx, func(tx *bbolt.Tx) error { return q.write(tx, w) })
 	if err == nil {
 		q.apply(w)
-		b.finish(nil)
+		w.finish(nil)
 		q.recovered(w)
 		return nil
 	}
 	q.failed(err)
 	c.doubt = w
 	if err := q.settle(); err != nil {
-		b.finish(err)
+		w.finish(err)
 		return err
 	}
-	b.finish(c.failure) // settle has told the Puts if they are in
-	return b.err
-}
-
-// plan decides what the next transaction removes, and numbers its Puts.
-func (q *Queue) plan(b *batch, acked []*Lane) *work {
-	c := &q.committer
-	w := &work{tx: c.lastTx + 1, batch: b}
-	for i, p := range b.puts {
-		if p.lane.number == 0 {
-			c.numbers++
-			p.lane.number = c.numbers
-		}
-		seal(p.record, p.lane.key(c.global+1+uint64(i)), p.lane.next, c.epoch)
-		p.lane.next++
-	}
-	c.globals = c.globals[:0]
-	// Every lane gets the same share: interleaved as they are, their oldest entries then lie in the
-	// same pages. One lane after the other would rewrite the whole file for each.
-	share := max(1, maxRemovals/max(1, len(acked)))
-	for _, l := range acked {
-		from := len(c.globals)
-		all := l.planRemoval(&c.globals, share)
-		if globals := c.globals[from:len(c.globals):len(c.globals)]; len(globals) > 0 {
-			w.removals = append(w.removals, removal{lane: l, globals: globals, mark: l.gone + uint64(len(globals))})
-		}
-		if !all {
-			q.enterAck(l)
-			signal(q.now)
-		}
-	}
-	return w
+	w.finish(c.failure) // settle has told them if it is in
+	return w.batch.err
 }
 
 // try makes one transaction with the id tx of what write does.
 func (q *Queue) try(id int, write func(*bbolt.Tx) error) error {
-	db := q.file.handle()
+	c := &q.committer
+	db := c.newest.handle()
 	if db == nil {
 		return errRetired
 	}
@@ -279,78 +300,44 @@ func (q *Queue) try(id int, write func(*bbolt.Tx) error) error {
 	if err := write(tx); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
-	q.committer.tried = id
+	c.tried = id
+	size := tx.Size()
 	if err := q.commit(tx); err != nil {
 		return err
 	}
-	q.committer.lastTx = id
+	c.lastTx = id
+	c.newest.written.Store(size)
 	return nil
 }
 
+// write puts w into the newest file.
 func (q *Queue) write(tx *bbolt.Tx, w *work) error {
-	if err := q.writePuts(tx, w.batch.puts); err != nil {
-		return err
-	}
-	for i := range w.removals {
-		if err := q.writeRemoval(tx, &w.removals[i]); err != nil {
+	for _, v := range w.values {
+		if err := v.put(tx); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func (q *Queue) writePuts(tx *bbolt.Tx, puts []pending) error {
 	log := tx.Bucket([]byte(bucketLog))
 	log.FillPercent = fillPercent
-	for i, p := range puts {
-		if !p.lane.named {
-			if err := putValue(tx, bucketIdentities, numberKey(p.lane.number), []byte(p.lane.id)); err != nil {
-				return err
-			}
+	for i := range w.puts {
+		p := &w.puts[i]
+		if p.dropped {
+			continue
 		}
-		k := p.lane.key(q.committer.global + 1 + uint64(i))
+		k := p.lane.key(w.from + uint64(i))
 		if err := log.Put(k[:], p.record); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func (q *Queue) writeRemoval(tx *bbolt.Tx, r *removal) error {
-	log := tx.Bucket([]byte(bucketLog))
-	log.FillPercent = fillPercent
-	c := log.Cursor()
-	r.bytes = 0
-	for _, g := range r.globals {
-		k := r.lane.key(g)
-		found, v := c.Seek(k[:])
-		if !bytes.Equal(found, k[:]) {
-			continue // a hole in a damaged file: it is gone already
-		}
-		r.bytes += int64(len(found) + len(v))
-		if err := c.Delete(); err != nil {
+	for _, r := range w.records {
+		if err := log.Put(r.key[:], r.record); err != nil {
 			return err
 		}
 	}
-	r.oldest = q.oldestAfter(tx, r)
-	mark := binary.BigEndian.AppendUint64(nil, r.mark)
-	mark = binary.BigEndian.AppendUint64(mark, r.globals[len(r.globals)-1])
-	return putValue(tx, bucketMarks, numberKey(r.lane.number), mark)
-}
-
-// oldestAfter is the creation time of the entry that is the lane's oldest once r is done.
-func (q *Queue) oldestAfter(tx *bbolt.Tx, r *removal) time.Time {
-	left := r.lane.index.appendTo(nil, len(r.globals), 1) // only this goroutine changes the index
-	if len(left) == 0 {
-		return time.Time{}
+	if w.purge {
+		return q.purge(log)
 	}
-	if recent := q.recent.appendTo(nil, left); len(recent) == 1 {
-		return createdOf(recent[0])
-	}
-	if record := readRecord(tx, r.lane.key(left[0])); record != nil {
-		return createdOf(record)
-	}
-	return time.Time{}
+	return nil
 }
 
 // apply takes a transaction that is on disk into memory.
@@ -359,15 +346,22 @@ func (q *Queue) apply(w *work) {
 	q.mu.Lock()
 	q.commits++
 	q.mu.Unlock()
-	for i := range w.removals {
-		w.removals[i].lane.removed(&w.removals[i])
-		q.recent.drop(w.removals[i].globals)
+	c.bytes = w.bytes
+	for _, ch := range w.changes {
+		ch.leave()
 	}
-	q.recent.add(w.batch.puts) // before readers learn of them
-	for _, p := range w.batch.puts {
-		c.global++
-		p.lane.named = true
-		if wake := p.lane.added(c.global, p.record); wake != nil {
+	q.recent.drop(w.left)
+	q.recent.add(w.from, w.puts) // before readers learn of them
+	for i := range w.puts {
+		w.puts[i].lane.added(w.from+uint64(i), &w.puts[i])
+	}
+	c.newest.live += w.kept
+	c.newest.total += w.kept + int64(len(w.records))
+	for _, e := range w.left {
+		w.genOf(e).live--
+	}
+	for _, ch := range w.changes {
+		if wake := ch.end(c.newest); wake != nil {
 			c.wakes = append(c.wakes, wake)
 		}
 	}
@@ -382,12 +376,14 @@ func (q *Queue) apply(w *work) {
 // a later one.
 func (q *Queue) undo(w *work) {
 	c := &q.committer
-	for _, p := range w.batch.puts {
-		p.lane.next = p.lane.gone + uint64(p.lane.index.len()) + 1
-	}
-	for _, r := range w.removals {
-		if r.lane.hold() {
-			c.held = append(c.held, r.lane)
+	for _, ch := range w.changes {
+		l := ch.lane
+		l.next, l.change = l.last()+1, nil
+		if ch.marked && l.hold() {
+			c.held = append(c.held, l)
 		}
+		l.mu.Lock()
+		l.unfreeze()
+		l.mu.Unlock()
 	}
 }

@@ -2,14 +2,10 @@ package buffer
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -20,6 +16,9 @@ import (
 // formatVersion is the version of the file's layout. A program refuses a file that is newer than
 // itself; one that changes the layout raises the version and reads the older ones.
 const formatVersion = 2
+
+// tmpSuffix is of a generation that is being made.
+const tmpSuffix = ".tmp"
 
 // lockTimeout is how long another process's lock on the file is waited for.
 const lockTimeout = time.Second
@@ -46,7 +45,8 @@ const (
 // file is the handle on the queue file. A handle that had an I/O error is not trusted again: it is
 // retired, and readers wait until there is a new one.
 type file struct {
-	path string
+	path   string
+	sealed bool // opened for reading
 
 	mu     sync.Mutex // guards the fields below
 	db     *bbolt.DB  // nil while retired and after close
@@ -54,20 +54,9 @@ type file struct {
 	ready  chan struct{} // closed when db is set or the file is closed
 }
 
-// openFile opens the queue file and makes it if there is none.
-func openFile(path string) (*file, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0:
-		if err := birth(path); err != nil {
-			return nil, err
-		}
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%w: %s is not a regular file", ErrFormat, path)
-	}
-	f := &file{path: path, ready: make(chan struct{})}
+// openFile opens a generation. A sealed one is never written to.
+func openFile(path string, sealed bool) (*file, error) {
+	f := &file{path: path, sealed: sealed, ready: make(chan struct{})}
 	db, err := f.connect()
 	if err != nil {
 		return nil, err
@@ -76,56 +65,9 @@ func openFile(path string) (*file, error) {
 	return f, nil
 }
 
-// birth makes the queue file so that there is never a half-made one under its name: whatever a
-// power cut leaves, path is absent or complete.
-func birth(path string) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("the directory of the queue file: %w", err)
-	}
-	defer func() { _ = dir.Close() }() // it was only read
-	tmp := path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := create(tmp); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return dir.Sync()
-}
-
 // buckets are the buckets of a generation.
 func buckets() []string {
 	return []string{bucketMeta, bucketIdentities, bucketMarks, bucketNext, bucketCuts, bucketClock, bucketLog}
-}
-
-// create writes an empty queue and has it on disk when it returns.
-func create(path string) error {
-	options := boltOptions()
-	options.OpenFile = nil
-	db, err := bbolt.Open(path, 0o600, options)
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range buckets() {
-			if _, err := tx.CreateBucket([]byte(name)); err != nil {
-				return err
-			}
-		}
-		id := make([]byte, idLen)
-		_, _ = rand.Read(id) // never fails
-		return errors.Join(
-			putValue(tx, bucketMeta, []byte(keyID), []byte(hex.EncodeToString(id))),
-			putValue(tx, bucketMeta, []byte(keyFirst), binary.BigEndian.AppendUint64(nil, 1)),
-			putValue(tx, bucketMeta, []byte(keyEpoch), binary.BigEndian.AppendUint32(nil, 0)),
-			putValue(tx, bucketMeta, []byte(keyFormat), binary.BigEndian.AppendUint32(nil, formatVersion)),
-		)
-	})
-	return errors.Join(err, db.Sync(), db.Close())
 }
 
 func boltOptions() *bbolt.Options {
@@ -143,7 +85,13 @@ func boltOptions() *bbolt.Options {
 
 // connect opens the file, for the first time or after retire.
 func (f *file) connect() (*bbolt.DB, error) {
-	db, err := bbolt.Open(f.path, 0o600, boltOptions())
+	options := boltOptions()
+	options.ReadOnly = f.sealed
+	info, err := os.Stat(f.path)
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: it is not a regular file", ErrFormat)
+	}
+	db, err := bbolt.Open(f.path, 0o600, options)
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("%w; stop that process or give this one a directory of its own", ErrInUse)
@@ -168,16 +116,33 @@ func (f *file) publish(db *bbolt.DB) {
 
 // checkFormat refuses what this program cannot read. It runs before anything is written.
 func checkFormat(tx *bbolt.Tx) error {
-	meta := tx.Bucket([]byte(bucketMeta))
-	if meta == nil || len(meta.Get([]byte(keyFormat))) < 4 {
+	switch version := formatOf(tx); {
+	case version == 0:
 		return fmt.Errorf("%w: it is another program's file; name a directory of its own for the queue", ErrFormat)
-	}
-	version := binary.BigEndian.Uint32(meta.Get([]byte(keyFormat))) // stands there in every format
-	if version != formatVersion {
+	case version > formatVersion:
 		return fmt.Errorf("%w: its format is %d and this program reads %d; use the version of the program that wrote it, or move the file away",
 			ErrFormat, version, formatVersion)
+	case version == 1:
+		return missingBucket(tx, bucketIdentities, bucketMarks, bucketLog)
 	}
-	for _, name := range buckets() {
+	return missingBucket(tx, buckets()...)
+}
+
+// formatOf is the format of a file, which stands in the same place in every format; 0 if it has none.
+func formatOf(tx *bbolt.Tx) uint32 {
+	meta := tx.Bucket([]byte(bucketMeta))
+	if meta == nil {
+		return 0
+	}
+	v := meta.Get([]byte(keyFormat))
+	if len(v) < 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(v)
+}
+
+func missingBucket(tx *bbolt.Tx, names ...string) error {
+	for _, name := range names {
 		if tx.Bucket([]byte(name)) == nil {
 			return fmt.Errorf("%w: bucket %s is missing", ErrDamaged, name)
 		}

@@ -3,6 +3,7 @@ package buffer
 import (
 	"encoding/binary"
 	"slices"
+	"sort"
 )
 
 // chunkLen is how many entries a chunk of an index holds: few enough that decoding one is cheap,
@@ -72,9 +73,15 @@ func (x *index) drop(n int) {
 
 // appendTo appends up to n numbers to dst, beginning with the one at position pos.
 func (x *index) appendTo(dst []uint64, pos, n int) []uint64 {
+	x.each(pos, n, func(global uint64) { dst = append(dst, global) })
+	return dst
+}
+
+// each visits up to n numbers, beginning with the one at position pos.
+func (x *index) each(pos, n int, visit func(uint64)) {
 	n = min(n, x.n-pos)
 	if n <= 0 {
-		return dst
+		return
 	}
 	at := x.gone + pos
 	skip := at % chunkLen
@@ -84,9 +91,9 @@ func (x *index) appendTo(dst []uint64, pos, n int) []uint64 {
 			if skip > 0 {
 				skip--
 			} else {
-				dst = append(dst, global)
+				visit(global)
 				if n--; n == 0 {
-					return dst
+					return
 				}
 			}
 			if len(rest) == 0 {
@@ -96,5 +103,63 @@ func (x *index) appendTo(dst []uint64, pos, n int) []uint64 {
 			global, rest = global+delta, rest[used:]
 		}
 	}
-	return dst
+}
+
+// holds tells whether global is one of the numbers.
+func (x *index) holds(global uint64) (found bool) {
+	i := sort.Search(len(x.chunks), func(i int) bool { return x.chunks[i].first > global }) - 1
+	if i < 0 || x.n == 0 {
+		return false
+	}
+	pos := max(i*chunkLen-x.gone, 0)
+	x.each(pos, min((i+1)*chunkLen-x.gone, x.n)-pos, func(g uint64) { found = found || g == global })
+	return found
+}
+
+// downward makes an index of numbers that come in descending order.
+type downward struct {
+	chunks []chunk  // complete ones, descending
+	part   []uint64 // of the next, descending
+	n      int
+	last   uint64 // the greatest
+}
+
+func (d *downward) push(global uint64) {
+	if d.n == 0 {
+		d.last = global
+	}
+	d.part = append(d.part, global)
+	d.n++
+	if len(d.part) == chunkLen {
+		d.chunks = append(d.chunks, packChunk(d.part, 0))
+		d.part = d.part[:0]
+	}
+}
+
+// packChunk makes a chunk of descending numbers, with the smallest one missing times more in front.
+func packChunk(part []uint64, missing int) chunk {
+	at := len(part) - 1
+	deltas := make([]byte, missing, 2*chunkLen)
+	first := part[at]
+	for last := first; at > 0; at-- {
+		deltas = binary.AppendUvarint(deltas, part[at-1]-last)
+		last = part[at-1]
+	}
+	return chunk{first: first, deltas: slices.Clone(deltas)}
+}
+
+// index is what was pushed; d may be used again.
+func (d *downward) index() index {
+	x := index{n: d.n, last: d.last}
+	if len(d.part) > 0 {
+		if len(d.chunks) > 0 { // only the last chunk may be short
+			x.gone = chunkLen - len(d.part)
+		}
+		d.chunks = append(d.chunks, packChunk(d.part, x.gone))
+	}
+	slices.Reverse(d.chunks)
+	x.chunks = slices.Clone(d.chunks)
+	clear(d.chunks)
+	d.chunks, d.part, d.n = d.chunks[:0], d.part[:0], 0
+	return x
 }

@@ -1,111 +1,413 @@
 package buffer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
 	gateway "iothub-gateway"
 )
 
-// load fills the queue's memory from the file: every identity, every mark, and the keys of the log.
-// Of the records it reads the oldest and the newest of each lane.
-func (q *Queue) load(tx *bbolt.Tx) error {
+// loader fills the queue's memory from its files. Of the log it reads the keys and the first bytes of
+// the records, from the newest to the oldest: so it comes upon a gap before what the gap covers.
+type loader struct {
+	q       *Queue
+	epoch   uint32
+	global  uint64 // the highest
+	lanes   map[uint32]*laneLoader
+	id      string
+	numbers uint32 // the highest
+	lost    []lostRun
+	other   map[string]value
+}
+
+// laneLoader collects the elements of a lane, newest first.
+type laneLoader struct {
+	number uint32
+	id     gateway.IdentityID
+	mark   mark
+	next   uint64 // the next sequence is not lower
+
+	low   uint64      // the lowest sequence so far; 0: none
+	above uint64      // the global sequence of that element
+	top   []topRecord // damaged ones above the highest sound one
+	runs  []run       // newest first
+	part  downward    // entries of the run in work, which ends at
+	last  uint64
+	bytes int64
+}
+
+// topRecord is a damaged record whose sequence follows from the sound one below it.
+type topRecord struct {
+	gen    *generation
+	global uint64
+	size   int64
+}
+
+// load reads gens, oldest first.
+func (q *Queue) load(gens []*generation) (*loader, error) {
+	l := &loader{q: q, lanes: map[uint32]*laneLoader{}, other: map[string]value{}}
+	txs := make([]*bbolt.Tx, len(gens))
+	defer func() {
+		for _, tx := range txs {
+			if tx != nil {
+				_ = tx.Rollback() // it only read
+			}
+		}
+	}()
+	for i, g := range gens {
+		tx, err := g.handle().Begin(false)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", g.path, err)
+		}
+		txs[i] = tx
+		if err := l.values(tx); err != nil {
+			return nil, fmt.Errorf("%s: %w", g.path, err)
+		}
+	}
+	if err := l.logs(gens, txs); err != nil {
+		return nil, err
+	}
+	for _, lane := range l.lanes {
+		lane.finish(l)
+	}
+	return l, nil
+}
+
+// values reads all but the log. A later file knows better, but not less: marks only grow.
+func (l *loader) values(tx *bbolt.Tx) error {
+	each := eachValue
+	if formatOf(tx) == 1 {
+		each = eachBareValue
+	}
+	visit := map[string]func(key, content []byte) error{
+		bucketIdentities: func(k, name []byte) error {
+			lane := l.lane(k)
+			lane.id = gateway.IdentityID(name)
+			return nil
+		},
+		bucketMarks: func(k, content []byte) error {
+			if len(content) != 16 && len(content) != 8 {
+				return damagedValue(bucketMarks, k)
+			}
+			m := mark{seq: binary.BigEndian.Uint64(content)}
+			if len(content) == 16 {
+				m.global = binary.BigEndian.Uint64(content[8:])
+			}
+			if lane := l.lane(k); m.seq > lane.mark.seq {
+				lane.mark = m
+			}
+			return nil
+		},
+		bucketNext: func(k, content []byte) error {
+			if len(content) != 8 {
+				return damagedValue(bucketNext, k)
+			}
+			lane := l.lane(k)
+			lane.next = max(lane.next, binary.BigEndian.Uint64(content))
+			return nil
+		},
+	}
+	for bucket, visit := range visit {
+		if tx.Bucket([]byte(bucket)) == nil {
+			continue // format 1 has fewer
+		}
+		if err := each(tx, bucket, 4, visit); err != nil {
+			return err
+		}
+	}
+	return l.meta(tx, each)
+}
+
+// meta reads what is about the file as a whole.
+func (l *loader) meta(tx *bbolt.Tx, each func(*bbolt.Tx, string, int, func(k, v []byte) error) error) error {
+	if formatOf(tx) == 1 {
+		l.id = string(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyID)))
+		return nil
+	}
 	id, err := getValue(tx, bucketMeta, []byte(keyID))
 	if err != nil {
 		return err
 	}
-	q.id = string(id)
-	q.committer.lastTx, q.committer.tried = tx.ID(), tx.ID()
-	byNumber := map[uint32]*Lane{}
-	err = eachValue(tx, bucketIdentities, 4, func(k, name []byte) error {
-		l := q.lane(gateway.IdentityID(name))
-		l.number, l.named = binary.BigEndian.Uint32(k), true
-		byNumber[l.number] = l
-		q.committer.numbers = max(q.committer.numbers, l.number)
-		return nil
-	})
-	if err != nil {
-		return err
+	l.id = string(id)
+	epoch, err := getValue(tx, bucketMeta, []byte(keyEpoch))
+	if err != nil || len(epoch) != 4 {
+		return damagedValue(bucketMeta, []byte(keyEpoch))
 	}
-	err = eachValue(tx, bucketMarks, 4, func(k, mark []byte) error {
-		l := byNumber[binary.BigEndian.Uint32(k)]
-		if len(mark) != 16 || l == nil {
-			return damagedValue(bucketMarks, k)
+	l.epoch = max(l.epoch, binary.BigEndian.Uint32(epoch))
+	first, err := getValue(tx, bucketMeta, []byte(keyFirst))
+	if err != nil || len(first) != 8 {
+		return damagedValue(bucketMeta, []byte(keyFirst))
+	}
+	l.global = max(l.global, binary.BigEndian.Uint64(first)-1)
+	for _, bucket := range []string{bucketCuts, bucketClock} {
+		err := each(tx, bucket, 0, func(k, content []byte) error {
+			v := value{bucket, bytes.Clone(k), bytes.Clone(content)}
+			l.other[bucket+string(k)] = v
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		l.gone = binary.BigEndian.Uint64(mark)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if err := q.loadKeys(tx, byNumber); err != nil {
-		return err
-	}
-	for _, l := range byNumber {
-		l.loadEnds(tx)
 	}
 	return nil
 }
 
-// loadKeys reads the keys of the log into the lanes' indexes.
-func (q *Queue) loadKeys(tx *bbolt.Tx, byNumber map[uint32]*Lane) error {
-	c := tx.Bucket([]byte(bucketLog)).Cursor()
-	var lane *Lane // of the key before: neighbours are often of one lane
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		global, number, ok := parseKey(k)
-		if !ok {
-			return fmt.Errorf("%w: key %x in the log", ErrDamaged, k)
+func (l *loader) lane(number []byte) *laneLoader { return l.numbered(binary.BigEndian.Uint32(number)) }
+
+func (l *loader) numbered(n uint32) *laneLoader {
+	lane := l.lanes[n]
+	if lane == nil {
+		lane = &laneLoader{number: n}
+		l.lanes[n] = lane
+		l.numbers = max(l.numbers, n)
+	}
+	return lane
+}
+
+// head is where a cursor stands.
+type head struct {
+	gen  *generation
+	c    *bbolt.Cursor
+	k, v []byte
+}
+
+// logs visits the records of all logs by descending key; of equal keys only the one in the newest
+// file.
+func (l *loader) logs(gens []*generation, txs []*bbolt.Tx) error {
+	heads := make([]*head, 0, len(gens))
+	for i := len(gens) - 1; i >= 0; i-- { // the newest first
+		h := &head{gen: gens[i], c: txs[i].Bucket([]byte(bucketLog)).Cursor()}
+		if h.k, h.v = h.c.Last(); h.k != nil {
+			heads = append(heads, h)
 		}
-		if lane == nil || lane.number != number {
-			if lane = byNumber[number]; lane == nil {
-				return fmt.Errorf("%w: key %x in the log is of an unknown identity", ErrDamaged, k)
+	}
+	for len(heads) > 0 {
+		best, bound := heads[0], []byte(nil) // bound is the highest key of the others
+		for _, h := range heads[1:] {
+			if bytes.Compare(h.k, best.k) > 0 {
+				best, bound = h, best.k
+			} else if bytes.Compare(h.k, bound) > 0 {
+				bound = h.k
 			}
 		}
-		lane.index.push(global)
-		lane.bytes += int64(len(k) + len(v))
-		q.committer.global = global
+		if err := l.drain(best, bound); err != nil {
+			return err
+		}
+		seen := best.k
+		if bytes.Equal(seen, bound) { // of best and another: the newer one counts
+			err := l.drainEqual(heads, seen)
+			if err != nil {
+				return err
+			}
+		}
+		heads = deleteEmpty(heads)
 	}
 	return nil
 }
 
-// loadEnds sets what follows from a lane's oldest and newest record. The newest tells which
-// sequence comes next; mark and number of entries do so too, in case that it is damaged.
-func (l *Lane) loadEnds(tx *bbolt.Tx) {
-	n := l.index.len()
-	last := l.gone + uint64(n)
-	if n > 0 {
-		if r := readRecord(tx, l.key(l.index.last)); r != nil {
-			last = max(last, sequenceOf(r))
+// drain visits the records of h while their keys are above bound.
+func (l *loader) drain(h *head, bound []byte) error {
+	for h.k != nil && bytes.Compare(h.k, bound) > 0 {
+		if err := l.visit(h); err != nil {
+			return err
 		}
-		if r := readRecord(tx, l.key(l.index.appendTo(nil, 0, 1)[0])); r != nil {
-			l.oldest = createdOf(r)
-		}
+		h.k, h.v = h.c.Prev()
 	}
-	l.gone = last - uint64(n)
-	l.acked, l.handed, l.next = l.gone, l.gone, last+1
+	return nil
 }
 
-// readRecord returns the record at k, or nil if there is none or it is damaged. It is the mapped
-// file: copy what outlives the transaction.
-func readRecord(tx *bbolt.Tx, k key) []byte {
-	r := tx.Bucket([]byte(bucketLog)).Get(k[:])
-	if r == nil || check(k, r) != nil {
-		return nil
+// drainEqual passes the heads that stand at key; the first of them is in the newest file.
+func (l *loader) drainEqual(heads []*head, key []byte) error {
+	key = bytes.Clone(key)
+	visited := false
+	for _, h := range heads {
+		if !bytes.Equal(h.k, key) {
+			continue
+		}
+		h.gen.total++
+		if !visited {
+			h.gen.total--
+			if err := l.visit(h); err != nil {
+				return err
+			}
+			visited = true
+		}
+		h.k, h.v = h.c.Prev()
 	}
-	return r
+	return nil
 }
 
-// nextEpoch begins a new epoch, durably: within one no global sequence is used twice.
-func (q *Queue) nextEpoch() error {
-	c := &q.committer
-	return q.try(c.lastTx+1, func(tx *bbolt.Tx) error {
-		v, err := getValue(tx, bucketMeta, []byte(keyEpoch))
-		if err != nil || len(v) != 4 {
-			return fmt.Errorf("%w: epoch %x", ErrDamaged, v)
+func deleteEmpty(heads []*head) []*head {
+	kept := heads[:0]
+	for _, h := range heads {
+		if h.k != nil {
+			kept = append(kept, h)
 		}
-		c.epoch = binary.BigEndian.Uint32(v) + 1
-		return putValue(tx, bucketMeta, []byte(keyEpoch), binary.BigEndian.AppendUint32(nil, c.epoch))
-	})
+	}
+	return kept
+}
+
+// visit takes one record.
+func (l *loader) visit(h *head) error {
+	global, number, ok := parseKey(h.k)
+	if !ok {
+		return fmt.Errorf("%s: %w: key %x in the log", h.gen.path, ErrDamaged, h.k)
+	}
+	lane := l.lanes[number]
+	if lane == nil || lane.id == "" {
+		return fmt.Errorf("%s: %w: key %x in the log is of an unknown identity", h.gen.path, ErrDamaged, h.k)
+	}
+	l.global = max(l.global, global)
+	h.gen.total++
+	if global > lane.mark.global {
+		lane.visit(l, h, global)
+	}
+	return nil
+}
+
+// visit takes a record of the lane. Nothing is checked that is as expected: what reads the record
+// checks it.
+func (lane *laneLoader) visit(l *loader, h *head, global uint64) {
+	size := int64(len(h.k) + len(h.v))
+	if len(h.v) >= minRecord && h.v[atKind] == kindData && lane.low > 1 && sequenceOf(h.v) == lane.low-1 {
+		if lane.low-1 > lane.mark.seq {
+			lane.entry(l, h.gen, global, lane.low-1, size)
+		}
+		return
+	}
+	first, last, gap, ok := elementOf(h)
+	switch {
+	case ok && last <= lane.mark.seq, ok && lane.low != 0 && last >= lane.low:
+		return // it has left, or a gap covers it
+	case !ok && lane.low == 0:
+		lane.top = append(lane.top, topRecord{h.gen, global, size})
+		return
+	case !ok && lane.low-1 <= lane.mark.seq:
+		return
+	case !ok:
+		first, last = lane.low-1, lane.low-1 // damaged: who reads it says so
+	}
+	if lane.low == 0 {
+		lane.begin(l, last)
+	}
+	if lane.low != 0 && last < lane.low-1 {
+		lane.lose(last+1, lane.low-1, lane.above-1)
+	}
+	if !gap {
+		lane.entry(l, h.gen, global, last, size)
+		return
+	}
+	lane.closeRun()
+	h.gen.live++
+	lane.runs = append(lane.runs, run{first: first, last: last, global: global, gap: &gapPlace{h.gen, size}})
+	lane.bytes += size
+	lane.low, lane.above = first, global
+}
+
+// elementOf reads a record of which nothing is expected.
+func elementOf(h *head) (first, last uint64, gap, ok bool) {
+	global, number, _ := parseKey(h.k)
+	if check(makeKey(global, number), h.v) != nil {
+		return 0, 0, false, false
+	}
+	last = sequenceOf(h.v)
+	if h.v[atKind] != kindGap {
+		return last, last, false, last > 0
+	}
+	var d decoder
+	e, err := d.decode(h.v)
+	return e.First, e.Seq, true, err == nil && e.First > 0
+}
+
+func (lane *laneLoader) entry(l *loader, gen *generation, global, seq uint64, size int64) {
+	if lane.part.n == 0 {
+		lane.last = seq
+	}
+	lane.part.push(global)
+	lane.low, lane.above = seq, global
+	lane.bytes += size
+	gen.live++
+	l.q.places.note(global, gen)
+}
+
+// closeRun completes the run in work.
+func (lane *laneLoader) closeRun() {
+	if lane.part.n > 0 {
+		lane.runs = append(lane.runs, run{first: lane.low, last: lane.last, index: lane.part.index()})
+	}
+}
+
+// lose notes that sequences are in no file; a gap will say so at the global sequence at.
+func (lane *laneLoader) lose(first, last, at uint64) {
+	lane.closeRun()
+	lane.runs = append(lane.runs, run{first: first, last: last, global: at, gap: &gapPlace{}})
+	lane.low, lane.above = first, at
+}
+
+// begin numbers what is above the highest sound element, which ends at the sequence last.
+func (lane *laneLoader) begin(l *loader, last uint64) {
+	if highest := last + uint64(len(lane.top)); highest+1 < lane.next {
+		lane.lose(highest+1, lane.next-1, 0) // finish finds it a global sequence
+	}
+	for i, t := range lane.top {
+		lane.entry(l, t.gen, t.global, last+uint64(len(lane.top)-i), t.size)
+	}
+	lane.top = nil
+}
+
+// finish makes the lane of what was collected.
+func (lane *laneLoader) finish(l *loader) {
+	if lane.id == "" {
+		return // a mark of nobody
+	}
+	if lane.low == 0 {
+		last := lane.mark.seq
+		if n := last + uint64(len(lane.top)) + 1; n < lane.next && len(lane.top) > 0 {
+			last += lane.next - n
+		}
+		lane.begin(l, last)
+	}
+	if lane.low > lane.mark.seq+1 {
+		lane.lose(lane.mark.seq+1, lane.low-1, max(lane.above, 1)-1)
+	}
+	lane.closeRun()
+	slices.Reverse(lane.runs)
+	made := l.q.lane(lane.id)
+	made.number, made.named = lane.number, true
+	made.gone, made.acked, made.bytes = lane.mark.seq, lane.mark.seq, lane.bytes
+	made.goneGlobal = lane.mark.global
+	made.chain.runs = lane.runs
+	for i := range lane.runs {
+		r := &lane.runs[i]
+		made.chain.n += r.len()
+		if r.gap != nil && r.gap.gen == nil {
+			if r.global == 0 {
+				l.global++
+				r.global = l.global
+			}
+			l.lost = append(l.lost, lostRun{made, r})
+		}
+	}
+	made.next = max(lane.next, made.last()+1)
+	made.handed = made.protectedAfterOpen()
+}
+
+// lostRun is a gap that load found and that is in no file yet.
+type lostRun struct {
+	lane *Lane
+	run  *run
+}
+
+// write writes the gap into the newest file.
+func (r lostRun) write(tx *bbolt.Tx, gen *generation, epoch uint32) error {
+	n := r.run.last - r.run.first + 1
+	record := encodeGap(Gap{First: r.run.first, Last: r.run.last, Count: n, Reasons: map[string]uint64{ReasonDamaged: n}}, r.run.global, 0)
+	k := r.lane.key(r.run.global)
+	seal(record, k, r.run.last, epoch)
+	*r.run.gap = gapPlace{gen, int64(keyLen + len(record))}
+	return tx.Bucket([]byte(bucketLog)).Put(k[:], record)
 }

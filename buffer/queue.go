@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -52,15 +51,16 @@ type Config struct {
 	Log zerolog.Logger
 }
 
-// Queue is the queue of all identities in one file. Its methods may be called from any goroutine.
+// Queue is the queue of all identities in one directory. Its methods may be called from any goroutine.
 type Queue struct {
 	cfg    Config
 	id     string
 	lock   io.Closer
 	log    zerolog.Logger
-	file   *file
+	places places
 	recent *recent
-	commit func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
+	commit func(*bbolt.Tx) error  // (*bbolt.Tx).Commit; tests make it fail
+	bury   func(DeadLetter) error // keeps a dead letter durably, once
 
 	now  chan struct{} // capacity 1: something waits for a commit
 	soon chan struct{} // capacity 1: acknowledgements wait, which may do so for ackDelay
@@ -68,12 +68,16 @@ type Queue struct {
 
 	committer committer // owned by the goroutine in Run
 
-	mu      sync.Mutex // guards the fields below
-	state   state
-	lanes   map[gateway.IdentityID]*Lane
-	open    *batch  // Puts that wait for the committer
-	acked   []*Lane // lanes with acknowledgements that wait for it
-	commits uint64
+	mu                sync.Mutex // guards the fields below
+	state             state
+	closed            bool
+	lanes             map[gateway.IdentityID]*Lane
+	open              *batch  // what waits for the committer
+	acked             []*Lane // lanes with acknowledgements that wait for it
+	commits           uint64
+	fullAt, fullSince time.Time // when a limit was last exceeded, and since when it is
+	failure           error     // why nothing can be written; nil if it can
+	since             time.Time // since when that is so
 }
 
 type state uint8
@@ -85,10 +89,10 @@ const (
 	ended                 // after Run
 )
 
-// Open opens the queue file and makes it if there is none. It starts no goroutine: Put waits until
-// Run does. It reads the keys of all entries, about 8 million a second. The error wraps ErrInUse
-// after a second if another process has the file, ErrFormat if the file is not a queue or of a
-// newer program, in which case it is left untouched, and ErrDamaged.
+// Open opens the queue in a directory and makes it if there is none. It starts no goroutine: Put waits
+// until Run does. It reads the keys of all entries, some million a second. The error wraps ErrInUse
+// after a second if another process has the queue, ErrFormat if a file is not a queue's or of a newer
+// program, in which case it is left untouched, and ErrDamaged.
 func Open(cfg Config) (*Queue, error) {
 	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("buffer: the directory of the queue: %w", err)
@@ -97,31 +101,21 @@ func Open(cfg Config) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("buffer: queue %s: %w", cfg.Dir, err)
 	}
-	path := filepath.Join(cfg.Dir, "00000001.db")
-	f, err := openFile(path)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("buffer: queue file %s: %w", path, err), lock.Close())
-	}
 	q := &Queue{
 		cfg:    cfg,
 		lock:   lock,
 		log:    cfg.Log,
-		file:   f,
 		commit: (*bbolt.Tx).Commit,
+		bury:   func(DeadLetter) error { return errors.New("there is no file for dead letters") },
 		now:    make(chan struct{}, 1),
 		soon:   make(chan struct{}, 1),
 		done:   make(chan struct{}),
 		lanes:  map[gateway.IdentityID]*Lane{},
 		open:   newBatch(),
 	}
-	err = f.view(context.Background(), q.load)
-	if err == nil {
-		err = q.nextEpoch()
+	if err := q.openFiles(); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("buffer: queue file %s: %w", path, err), f.close(), lock.Close())
-	}
-	q.recent = newRecent(recentEntries, recentBytes, q.committer.global+1)
 	return q, nil
 }
 
@@ -187,32 +181,39 @@ func (q *Queue) Put(ctx context.Context, ts ...gateway.Telemetry) error {
 // ctx.Err().
 func (q *Queue) Beat(ctx context.Context) error { return q.hand(ctx, nil, nil) }
 
-// hand gives records to the committer and waits for its answer.
+// hand gives a Put to the committer and waits for its answer.
 func (q *Queue) hand(ctx context.Context, ts []gateway.Telemetry, records [][]byte) error {
-	b, err := q.enter(ts, records)
+	b, c, err := q.enter(ts, records)
 	if err != nil {
 		return err
 	}
 	select {
 	case <-b.done:
-		return b.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	if b.err == nil && len(c.refused) > 0 {
+		return &gateway.FullError{Identities: c.refused}
+	}
+	return b.err
 }
 
 // enter adds the records to the batch that the committer takes next.
-func (q *Queue) enter(ts []gateway.Telemetry, records [][]byte) (*batch, error) {
+func (q *Queue) enter(ts []gateway.Telemetry, records [][]byte) (*batch, *call, error) {
+	c := &call{puts: make([]pending, len(records))}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.state >= stopping {
-		return nil, q.errClosed()
+		return nil, nil, q.errClosed()
 	}
 	for i, r := range records {
-		q.open.puts = append(q.open.puts, pending{q.lane(ts[i].Identity), r})
+		c.puts[i] = pending{lane: q.lane(ts[i].Identity), record: r}
+	}
+	if len(records) > 0 {
+		q.open.calls = append(q.open.calls, c)
 	}
 	signal(q.now)
-	return q.open, nil
+	return q.open, c, nil
 }
 
 // enterAck tells the committer that l has acknowledgements. Nobody has told it yet.
@@ -231,11 +232,17 @@ func signal(c chan struct{}) {
 	}
 }
 
-func (q *Queue) errClosed() error {
-	return fmt.Errorf("buffer: queue file %s: %w", q.file.path, ErrClosed)
+func (q *Queue) isClosed() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
 }
 
-// Close closes the file. Call it when Run has returned, or instead of Run; while Run is working it
+func (q *Queue) errClosed() error {
+	return fmt.Errorf("buffer: queue %s: %w", q.cfg.Dir, ErrClosed)
+}
+
+// Close closes the files. Call it when Run has returned, or instead of Run; while Run is working it
 // does nothing but return an error. Next and Put return ErrClosed from then on.
 func (q *Queue) Close() error {
 	q.mu.Lock()
@@ -248,13 +255,20 @@ func (q *Queue) Close() error {
 	q.mu.Unlock()
 	switch state {
 	case running, stopping:
-		return fmt.Errorf("buffer: queue file %s: closed while Run is working; end its context and wait for it", q.file.path)
+		return fmt.Errorf("buffer: queue %s: closed while Run is working; end its context and wait for it", q.cfg.Dir)
 	case idle:
-		b.finish(q.errClosed())
+		b.refuse(q.errClosed())
+	}
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	var errs []error
+	for _, g := range q.places.all() {
+		errs = append(errs, g.close())
 	}
 	// A second time there is nothing to give back.
-	if err := errors.Join(q.file.close(), ignoreClosed(q.lock.Close())); err != nil {
-		return fmt.Errorf("buffer: queue file %s: close: %w", q.file.path, err)
+	if err := errors.Join(errors.Join(errs...), ignoreClosed(q.lock.Close())); err != nil {
+		return fmt.Errorf("buffer: queue %s: close: %w", q.cfg.Dir, err)
 	}
 	return nil
 }
@@ -264,44 +278,4 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// Counts are the figures of a lane or of all lanes.
-type Counts struct {
-	Entries int64     // entries in the file
-	Bytes   int64     // their records and keys
-	Oldest  time.Time // creation time of the oldest; zero if there is none or it cannot be read
-	Put     uint64    // entries ever accepted, since the birth of the file
-	Acked   uint64    // entries that have left, since the birth of the file
-}
-
-// Stats are the figures of the queue.
-type Stats struct {
-	Counts         // of all lanes
-	Commits uint64 // transactions since Open
-	Lanes   map[gateway.IdentityID]Counts
-}
-
-// Stats reads counters; its cost is that of the number of lanes, not of entries. An entry that was
-// acknowledged counts until that is on disk.
-func (q *Queue) Stats() Stats {
-	q.mu.Lock()
-	s := Stats{Commits: q.commits, Lanes: make(map[gateway.IdentityID]Counts, len(q.lanes))}
-	lanes := make([]*Lane, 0, len(q.lanes))
-	for _, l := range q.lanes {
-		lanes = append(lanes, l)
-	}
-	q.mu.Unlock()
-	for _, l := range lanes {
-		c := l.counts()
-		s.Lanes[l.id] = c
-		s.Entries += c.Entries
-		s.Bytes += c.Bytes
-		s.Put += c.Put
-		s.Acked += c.Acked
-		if s.Oldest.IsZero() || !c.Oldest.IsZero() && c.Oldest.Before(s.Oldest) {
-			s.Oldest = c.Oldest
-		}
-	}
-	return s
 }

@@ -28,23 +28,31 @@ func newRecent(entries, maxBytes int, next uint64) *recent {
 
 func (r *recent) slot(global uint64) *[]byte { return &r.slots[global%uint64(len(r.slots))] }
 
-// add takes the records of a batch, whose global sequences follow those that are here.
-func (r *recent) add(puts []pending) {
+// add takes the records of a batch, whose global sequences begin at from; a failed commit may have
+// left some out before it. Those that were dropped at once have no record.
+func (r *recent) add(from uint64, puts []pending) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for r.high < from {
+		r.push(nil)
+	}
 	for _, p := range puts {
-		if r.high-r.low == uint64(len(r.slots)) {
-			r.forget(r.low)
-			r.low++
-		}
-		*r.slot(r.high) = p.record
-		r.memory += len(p.record)
-		r.high++
+		r.push(p.kept())
 		for r.memory > r.maxBytes {
 			r.forget(r.low)
 			r.low++
 		}
 	}
+}
+
+func (r *recent) push(record []byte) {
+	if r.high-r.low == uint64(len(r.slots)) {
+		r.forget(r.low)
+		r.low++
+	}
+	*r.slot(r.high) = record
+	r.memory += len(record)
+	r.high++
 }
 
 func (r *recent) forget(global uint64) {
@@ -54,10 +62,11 @@ func (r *recent) forget(global uint64) {
 }
 
 // drop releases records that were acknowledged.
-func (r *recent) drop(globals []uint64) {
+func (r *recent) drop(elements []element) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, g := range globals {
+	for _, e := range elements {
+		g := e.global
 		if r.low <= g && g < r.high {
 			r.forget(g)
 		}
@@ -67,12 +76,13 @@ func (r *recent) drop(globals []uint64) {
 	}
 }
 
-// appendTo appends the records of globals to dst, as many from the first on as are here.
-func (r *recent) appendTo(dst [][]byte, globals []uint64) [][]byte {
+// appendTo appends the records of elements to dst, as many from the first on as are here.
+func (r *recent) appendTo(dst [][]byte, elements []element) [][]byte {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, g := range globals {
-		if g < r.low || g >= r.high || *r.slot(g) == nil {
+	for _, e := range elements {
+		g := e.global
+		if e.gap != nil || g < r.low || g >= r.high || *r.slot(g) == nil {
 			break
 		}
 		dst = append(dst, *r.slot(g))

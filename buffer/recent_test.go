@@ -31,7 +31,7 @@ func TestTheMemoryForRecentRecordsIsBoundedAndNeverWrong(t *testing.T) {
 		for range rng.IntN(20) {
 			puts = append(puts, pending{record: record(high+uint64(len(puts)), rng.IntN(150))})
 		}
-		r.add(puts)
+		r.add(high, puts)
 		high += uint64(len(puts))
 		var drop []uint64
 		for range rng.IntN(20) {
@@ -41,13 +41,13 @@ func TestTheMemoryForRecentRecordsIsBoundedAndNeverWrong(t *testing.T) {
 				drop = append(drop, g)
 			}
 		}
-		r.drop(drop)
+		r.drop(at(drop...))
 		n, memory := r.held()
 		if n > entries || memory > maxBytes || memory != r.memory {
 			t.Fatalf("%d entries, %d bytes, counted %d", n, memory, r.memory)
 		}
 		for g := max(1000, high-200); g < high+5; g++ {
-			got := r.appendTo(nil, []uint64{g})
+			got := r.appendTo(nil, at(g))
 			if len(got) == 1 && (acked[g] || g >= high || !bytes.HasPrefix(got[0], fmt.Appendf(nil, "%d:", g))) {
 				t.Fatalf("at %d: %q", g, got[0])
 			}
@@ -61,16 +61,35 @@ func TestTheMemoryForRecentRecordsIsBoundedAndNeverWrong(t *testing.T) {
 func TestTheNewestRecordsAreTheOnesInMemory(t *testing.T) {
 	r := newRecent(4, 1000, 1)
 	for i := range 10 {
-		r.add([]pending{{record: []byte{byte(i + 1)}}})
+		r.add(uint64(i+1), []pending{{record: []byte{byte(i + 1)}}})
 	}
-	if got := r.appendTo(nil, []uint64{7, 8, 9, 10, 11}); len(got) != 4 || got[0][0] != 7 || got[3][0] != 10 {
+	if got := r.appendTo(nil, at(7, 8, 9, 10, 11)); len(got) != 4 || got[0][0] != 7 || got[3][0] != 10 {
 		t.Errorf("got %v", got)
 	}
-	if got := r.appendTo(nil, []uint64{6, 7}); len(got) != 0 {
+	if got := r.appendTo(nil, at(6, 7)); len(got) != 0 {
 		t.Errorf("a list that begins with an older one got %v", got)
 	}
-	r.add([]pending{{record: make([]byte, 2000)}})
+	r.add(11, []pending{{record: make([]byte, 2000)}})
 	if n, memory := r.held(); n != 0 || memory != 0 {
 		t.Errorf("a record larger than the bound leaves %d entries, %d bytes", n, memory)
+	}
+}
+
+// at is the entries at globals.
+func at(globals ...uint64) (elements []element) {
+	for _, g := range globals {
+		elements = append(elements, element{global: g})
+	}
+	return elements
+}
+
+func TestGlobalSequencesThatAFailedCommitUsedAreLeftOut(t *testing.T) {
+	r := newRecent(4, 1000, 1)
+	r.add(1, []pending{{record: []byte{1}}})
+	r.add(4, []pending{{record: []byte{4}}, {record: []byte{5}, dropped: true}, {record: []byte{6}}})
+	for g, want := range []int{0, 0, 0, 0, 1, 0, 1} {
+		if got := r.appendTo(nil, at(uint64(g))); len(got) != want || want == 1 && int(got[0][0]) != g {
+			t.Errorf("at %d: %v", g, got)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -30,9 +31,10 @@ func (q *Queue) failed(err error) {
 	c := &q.committer
 	if c.failure == nil {
 		c.since = time.Now()
-		q.log.Error().Err(err).Str("path", q.file.path).Msg("the queue file cannot be written: readings are refused until it can")
+		q.log.Error().Err(err).Str("path", q.committer.newest.path).Msg("the queue file cannot be written: readings are refused until it can")
 	}
-	c.failure = fmt.Errorf("buffer: queue file %s: %w; free space or repair the disk, it is tried again every second", q.file.path, err)
+	c.failure = fmt.Errorf("buffer: queue file %s: %w; free space or repair the disk, it is tried again every second", q.committer.newest.path, err)
+	q.setFailure(c.failure)
 	c.retryAt = time.Now().Add(retryDelay)
 	c.retry = time.After(retryDelay)
 }
@@ -40,11 +42,12 @@ func (q *Queue) failed(err error) {
 // recovered notes that a transaction succeeded. Only one with Puts shows that there is space again.
 func (q *Queue) recovered(w *work) {
 	c := &q.committer
-	if c.failure == nil || len(w.batch.puts) == 0 {
+	if c.failure == nil || len(w.puts) == 0 {
 		return
 	}
 	c.failure = nil
-	q.log.Info().Str("path", q.file.path).Stringer("after", time.Since(c.since).Round(time.Millisecond)).Msg("the queue file works again")
+	q.setFailure(nil)
+	q.log.Info().Str("path", q.committer.newest.path).Stringer("after", time.Since(c.since).Round(time.Millisecond)).Msg("the queue file works again")
 }
 
 // settle finds out what became of the transaction in doubt. nil means that it is decided: in memory
@@ -52,7 +55,7 @@ func (q *Queue) recovered(w *work) {
 func (q *Queue) settle() error {
 	c := &q.committer
 	w := c.doubt
-	q.file.retire()
+	q.committer.newest.retire()
 	in, err := q.lookAgain(w)
 	if err != nil {
 		return q.undecided(err)
@@ -64,12 +67,12 @@ func (q *Queue) settle() error {
 	}
 	damage := q.verify(w)
 	if err := q.confirm(); err != nil {
-		q.file.retire()
+		q.committer.newest.retire()
 		return q.undecided(err)
 	}
 	c.doubt = nil
 	q.apply(w)
-	w.batch.finish(damage)
+	w.finish(damage)
 	q.recovered(w)
 	return nil
 }
@@ -77,13 +80,13 @@ func (q *Queue) settle() error {
 func (q *Queue) undecided(err error) error {
 	q.committer.retry = time.After(retryDelay)
 	q.committer.retryAt = time.Now().Add(retryDelay)
-	return fmt.Errorf("buffer: queue file %s: %w; whether the last entries are stored is decided when it can be opened again", q.file.path, err)
+	return fmt.Errorf("buffer: queue file %s: %w; whether the last entries are stored is decided when it can be opened again", q.committer.newest.path, err)
 }
 
 // lookAgain opens the file again and tells whether w is in it. Readers get the new handle only if it
 // is the file that it was.
 func (q *Queue) lookAgain(w *work) (in bool, err error) {
-	db, err := q.file.connect()
+	db, err := q.committer.newest.connect()
 	if err != nil {
 		return false, err
 	}
@@ -99,20 +102,26 @@ func (q *Queue) lookAgain(w *work) (in bool, err error) {
 	if err != nil {
 		return false, errors.Join(err, db.Close())
 	}
-	q.file.publish(db)
+	q.committer.newest.publish(db)
 	return c.lastTx >= w.tx, nil
 }
 
 // verify reads the records of w back. What differs stays in the file: its sequences are taken, and
 // readers find it damaged.
 func (q *Queue) verify(w *work) error {
-	return q.file.handle().View(func(tx *bbolt.Tx) error {
+	written := slices.Clone(w.records)
+	for i := range w.puts {
+		if p := &w.puts[i]; !p.dropped {
+			written = append(written, logRecord{p.lane.key(w.from + uint64(i)), p.record})
+		}
+	}
+	gen := q.committer.newest
+	return gen.handle().View(func(tx *bbolt.Tx) error {
 		log := tx.Bucket([]byte(bucketLog))
-		for i, p := range w.batch.puts {
-			k := p.lane.key(q.committer.global + 1 + uint64(i))
-			if !bytes.Equal(log.Get(k[:]), p.record) {
+		for _, r := range written {
+			if !bytes.Equal(log.Get(r.key[:]), r.record) {
 				return fmt.Errorf("buffer: queue file %s: %w: the record at key %x is not the one that was written; check the disk",
-					q.file.path, ErrDamaged, k)
+					gen.path, ErrDamaged, r.key)
 			}
 		}
 		return nil

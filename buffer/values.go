@@ -25,11 +25,21 @@ func getValue(tx *bbolt.Tx, bucket string, key []byte) ([]byte, error) {
 	return content, nil
 }
 
-// eachValue visits the contents of a bucket; each key is size bytes long.
+// eachBareValue is eachValue for format 1, whose values have no checksum.
+func eachBareValue(tx *bbolt.Tx, bucket string, size int, visit func(key, content []byte) error) error {
+	return tx.Bucket([]byte(bucket)).ForEach(func(key, content []byte) error {
+		if len(key) != size {
+			return damagedValue(bucket, key)
+		}
+		return visit(key, content)
+	})
+}
+
+// eachValue visits the contents of a bucket; each key is size bytes long, or of any length if that is 0.
 func eachValue(tx *bbolt.Tx, bucket string, size int, visit func(key, content []byte) error) error {
 	return tx.Bucket([]byte(bucket)).ForEach(func(key, stored []byte) error {
 		content, ok := openValue(bucket, key, stored)
-		if !ok || len(key) != size {
+		if !ok || size != 0 && len(key) != size {
 			return damagedValue(bucket, key)
 		}
 		return visit(key, content)
