@@ -247,7 +247,7 @@ func (q *Queue) afterFailure(acked []*Lane) error {
 	if err != nil {
 		return err
 	}
-	w.purge = true
+	w.purge = c.failure != nil && outOfSpace(c.failure) && c.newest.live < c.newest.total
 	return q.execute(w)
 }
 

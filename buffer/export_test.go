@@ -13,4 +13,4 @@ func (q *Queue) OnCommit(commit func(*bbolt.Tx) error) { q.commit = commit }
 
 // NoSync makes the queue trust a disk that it never flushes: what the proof must find out. Call it
 // before Run.
-func (q *Queue) NoSync() { q.file.handle().NoSync = true }
+func (q *Queue) NoSync() { q.committer.newest.handle().NoSync = true }

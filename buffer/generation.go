@@ -56,13 +56,18 @@ func listGenerations(dir string) (numbers []int, err error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if n, ok := generationNumber(e.Name()); ok {
-			numbers = append(numbers, n)
+		name, unborn := strings.CutSuffix(e.Name(), tmpSuffix)
+		n, ok := generationNumber(name)
+		if !ok {
+			continue
 		}
-		if n, ok := generationNumber(strings.TrimSuffix(e.Name(), tmpSuffix)); ok && strings.HasSuffix(e.Name(), tmpSuffix) {
-			if err := os.Remove(generationPath(dir, n) + tmpSuffix); err != nil {
-				return nil, err
-			}
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			unborn = true
+		}
+		if !unborn {
+			numbers = append(numbers, n)
+		} else if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
 		}
 	}
 	slices.Sort(numbers)
@@ -187,15 +192,6 @@ func create(path string, h heritage) error {
 	return errors.Join(err, db.Sync(), db.Close())
 }
 
-// syncDir has the names in dir on disk when it returns.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // places tells where the entries are. An entry is in the generation that was the newest when it was
 // put, or in a newer one that it was moved to.
 type places struct {
@@ -232,6 +228,13 @@ func (p *places) all() []*generation {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return slices.Clone(p.gens)
+}
+
+// has tells whether gen is still one of the files.
+func (p *places) has(gen *generation) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.Contains(p.gens, gen)
 }
 
 // begin makes gen the newest, with the entries from first on.

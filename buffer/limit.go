@@ -266,3 +266,18 @@ func (q *Queue) clock() (time.Time, bool) {
 	}
 	return q.cfg.Clock()
 }
+
+// closeTo is how far the time of acceptance may be from that of creation without being noted.
+const closeTo = 5 * time.Second
+
+// stamps is what the record of an entry created then says about times.
+func (q *Queue) stamps(created time.Time) stamps {
+	now, good := q.clock()
+	switch d := now.Sub(created); {
+	case !good:
+		return stamps{unknown: true}
+	case d > closeTo || d < -closeTo:
+		return stamps{accepted: now}
+	}
+	return stamps{}
+}

@@ -197,10 +197,8 @@ func (l *loader) logs(gens []*generation, txs []*bbolt.Tx) error {
 		if err := l.drain(best, bound); err != nil {
 			return err
 		}
-		seen := best.k
-		if bytes.Equal(seen, bound) { // of best and another: the newer one counts
-			err := l.drainEqual(heads, seen)
-			if err != nil {
+		if bound != nil && bytes.Equal(best.k, bound) { // of equal keys the one in the newest file counts
+			if err := l.drainEqual(heads, bound); err != nil {
 				return err
 			}
 		}

@@ -166,7 +166,7 @@ func (l *Lane) read(ctx context.Context, elements []element) ([]Entry, [][]byte,
 			records = l.readLog(tx, gen, elements)
 			return nil
 		})
-		if errors.Is(err, ErrClosed) && !l.q.isClosed() {
+		if errors.Is(err, ErrClosed) && !l.q.places.has(gen) {
 			return nil, nil, nil // all of that file has left
 		}
 		if err != nil {

@@ -171,8 +171,61 @@ func (l *Lane) Dead(ctx context.Context, seq uint64, reason string) error {
 		return nil
 	}
 	now, _ := l.q.clock()
-	if err := l.q.bury(DeadLetter{ID: e.ID(), Telemetry: e.Telemetry, Reason: reason, Time: now}); err != nil {
+	if err := l.q.bury(ctx, DeadLetter{ID: e.ID(), Telemetry: e.Telemetry, Reason: reason, Time: now}); err != nil {
 		return fmt.Errorf("buffer: %s entry %d cannot become a dead letter: %w", l.id, seq, err)
 	}
 	return l.q.ask(ctx, l.one(elements[0], ReasonDeadLetter))
+}
+
+// deadName is the file of the dead letters, beside the queue's directory.
+const deadName = "dead.db"
+
+func (q *Queue) dead() (*deadStore, error) {
+	q.lettersUsed.Store(true)
+	return q.letters()
+}
+
+// bury keeps a dead letter durably, once.
+func (q *Queue) bury(ctx context.Context, letter DeadLetter) error {
+	d, err := q.dead()
+	if err != nil {
+		return err
+	}
+	return d.add(ctx, letter)
+}
+
+// DeadLetters returns the entries that the hub never took, the oldest first; the queue keeps the newest
+// 10,000 of them, at most 64 MiB.
+func (q *Queue) DeadLetters() ([]DeadLetter, error) {
+	d, err := q.dead()
+	if err != nil {
+		return nil, err
+	}
+	return d.list()
+}
+
+// Replay puts a dead letter back as a new entry, and forgets the letter when that is durable: after a
+// crash in between both are there.
+func (q *Queue) Replay(ctx context.Context, id string) error {
+	d, err := q.dead()
+	if err != nil {
+		return err
+	}
+	letter, err := d.get(id)
+	if err != nil {
+		return err
+	}
+	if err := q.Put(ctx, letter.Telemetry); err != nil {
+		return err
+	}
+	return d.remove(id)
+}
+
+// Forget removes a dead letter.
+func (q *Queue) Forget(_ context.Context, id string) error {
+	d, err := q.dead()
+	if err != nil {
+		return err
+	}
+	return d.remove(id)
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -59,8 +61,10 @@ type Queue struct {
 	log    zerolog.Logger
 	places places
 	recent *recent
-	commit func(*bbolt.Tx) error  // (*bbolt.Tx).Commit; tests make it fail
-	bury   func(DeadLetter) error // keeps a dead letter durably, once
+	commit func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
+	// letters opens the dead letters when they are needed first.
+	letters     func() (*deadStore, error)
+	lettersUsed atomic.Bool
 
 	now  chan struct{} // capacity 1: something waits for a commit
 	soon chan struct{} // capacity 1: acknowledgements wait, which may do so for ackDelay
@@ -106,13 +110,15 @@ func Open(cfg Config) (*Queue, error) {
 		lock:   lock,
 		log:    cfg.Log,
 		commit: (*bbolt.Tx).Commit,
-		bury:   func(DeadLetter) error { return errors.New("there is no file for dead letters") },
 		now:    make(chan struct{}, 1),
 		soon:   make(chan struct{}, 1),
 		done:   make(chan struct{}),
 		lanes:  map[gateway.IdentityID]*Lane{},
 		open:   newBatch(),
 	}
+	q.letters = sync.OnceValues(func() (*deadStore, error) {
+		return openDeadLetters(filepath.Join(filepath.Dir(cfg.Dir), deadName), cfg.Log)
+	})
 	if err := q.openFiles(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -168,7 +174,7 @@ func (q *Queue) Put(ctx context.Context, ts ...gateway.Telemetry) error {
 		if err := fits(t); err != nil {
 			return fmt.Errorf("buffer: put %d of %d for %s: %w", i+1, len(ts), t.Identity, err)
 		}
-		records[i] = encodeRecord(kindData, t, stamps{})
+		records[i] = encodeRecord(kindData, t, q.stamps(t.Created))
 	}
 	if len(ts) == 0 {
 		return nil
@@ -263,6 +269,11 @@ func (q *Queue) Close() error {
 	q.closed = true
 	q.mu.Unlock()
 	var errs []error
+	if q.lettersUsed.Load() {
+		if d, err := q.letters(); err == nil {
+			errs = append(errs, d.store.close())
+		}
+	}
 	for _, g := range q.places.all() {
 		errs = append(errs, g.close())
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -129,19 +131,27 @@ func (q *Queue) unlinkEmpty() {
 	}
 }
 
+// outOfSpace tells whether an error is about space, which a shorter log would give back. bbolt does
+// not wrap all of them.
+func outOfSpace(err error) bool {
+	for _, no := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, no) || strings.Contains(err.Error(), no.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
 // purge takes records that have left out of the newest log, for when there is no space to begin a new
 // file: the pages are used again.
 func (q *Queue) purge(log *bbolt.Bucket) error {
+	newest := q.committer.newest
 	c := log.Cursor()
-	n := 0
-	for k, _ := c.First(); k != nil && n < maxPurge; {
+	k, _ := c.First()
+	for n := 0; k != nil && n < maxPurge; {
 		global, number, ok := parseKey(k)
 		l := q.committer.byNumber[number]
-		if !ok || l == nil {
-			k, _ = c.Next()
-			continue
-		}
-		if _, holds := l.chain.holds(global); holds || l.change != nil {
+		if !ok || l == nil || l.change != nil || l.has(global) {
 			k, _ = c.Next()
 			continue
 		}
@@ -149,7 +159,14 @@ func (q *Queue) purge(log *bbolt.Bucket) error {
 			return err
 		}
 		n++
+		newest.total--
 		k, _ = c.Seek(binary.BigEndian.AppendUint64(nil, global)) // the next one
 	}
 	return nil
+}
+
+// has tells whether an element of the lane is at global. The committer calls it.
+func (l *Lane) has(global uint64) bool {
+	_, holds := l.chain.holds(global)
+	return holds
 }
