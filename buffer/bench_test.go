@@ -2,12 +2,17 @@ package buffer_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
@@ -119,7 +124,7 @@ func BenchmarkDrain(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	filled := q.Stats().Commits
+	filled, written := q.Stats().Commits, writtenBytes(b)
 	b.ReportAllocs()
 	b.ResetTimer()
 	var readers sync.WaitGroup
@@ -132,4 +137,66 @@ func BenchmarkDrain(b *testing.B) {
 	cancel()
 	readers.Wait()
 	reportRates(b, q, filled)
+	b.ReportMetric(float64(writtenBytes(b)-written)/float64(b.N), "B-written/msg")
+}
+
+// BenchmarkOpen is how long a queue with a backlog of b.N entries over 100 lanes takes to open, beside
+// what bbolt itself takes to open the same files and visit their keys.
+func BenchmarkOpen(b *testing.B) {
+	path := queuePath(b)
+	q, stop := start(b, path)
+	batch := make([]gateway.Telemetry, 1000)
+	for i := range batch {
+		batch[i] = gateway.Telemetry{Identity: laneID(i % 100), Body: benchBody}
+	}
+	for left := b.N; left > 0; left -= len(batch) {
+		if err := q.Put(context.Background(), batch[:min(left, len(batch))]...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	stop()
+	b.ResetTimer()
+	began := time.Now()
+	keys := 0
+	for _, name := range files(b, path) {
+		keys += scanKeys(b, filepath.Join(path, name))
+	}
+	bare := time.Since(began)
+	if keys != b.N {
+		b.Fatalf("%d keys", keys)
+	}
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	began = time.Now()
+	q = openQueue(b, path)
+	took := time.Since(began)
+	b.StopTimer()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if err := q.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(took.Seconds()/bare.Seconds(), "x-bbolt")
+	b.ReportMetric(float64(b.N)/took.Seconds(), "msg/s")
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(b.N), "B-heap/msg")
+}
+
+// scanKeys opens a file as the queue does a sealed one and counts its records.
+func scanKeys(b *testing.B, path string) (n int) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, NoFreelistSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket([]byte("log")).Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			n++
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		b.Fatal(err)
+	}
+	return n
 }
