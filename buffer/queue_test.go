@@ -352,8 +352,8 @@ func TestStatsCountWithoutTheEntriesBeingRead(t *testing.T) {
 		if s.Entries != 25 || s.Put != 35 || s.Acked != 10 || s.Bytes != a.Bytes+b.Bytes || !s.Oldest.Equal(b.Oldest) {
 			t.Errorf("%s: all: %+v", when, s.Counts)
 		}
-		// key, fixed part, number of properties, body of 8 bytes, CRC
-		if b.Bytes != 5*(12+27+1+7+4) {
+		// key, fixed part, time of acceptance, number of properties, body of 8 bytes, CRC
+		if b.Bytes != 5*(12+27+8+1+7+4) {
 			t.Errorf("%s: b takes %d bytes", when, b.Bytes)
 		}
 	}
