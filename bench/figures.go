@@ -145,5 +145,31 @@ func figures() []figure {
 		value:   plain(packing), limit: fixed(1), once: true,
 	})
 	all = append(all, diskFigures()...)
-	return append(all, depthFigures()...)
+	all = append(all, depthFigures()...)
+	return append(all, hubFigures()...)
+}
+
+// hubFigures are those of the simulated hub.
+func hubFigures() []figure {
+	all := []figure{{
+		name: fmt.Sprintf("hub_memory_%d", idleDevices), unit: "bytes", target: "lower is better",
+		what:    fmt.Sprintf("resident memory of one idle MQTT session over TLS in the simulated hub, of %d in one process, the clients in another", idleDevices),
+		limitIs: "a TLS server with a goroutine a connection that answers the CONNECT and waits",
+		value:   plain(func(ctx context.Context) (float64, error) { return sessionMemory(ctx, "hub") }),
+		limit:   plain(func(ctx context.Context) (float64, error) { return sessionMemory(ctx, "bare server") }),
+	}}
+	for _, resumed := range []bool{false, true} {
+		name, how := "hub_connects", "without"
+		if resumed {
+			name, how = "hub_connects_resumed", "with"
+		}
+		all = append(all, figure{
+			name: name, unit: "connects/s", target: "at least 0.5",
+			what:    fmt.Sprintf("from TCP connect to CONNACK at the simulated hub %s TLS session resumption, %d devices, %d at a time, the clients in another process", how, connects, dialers),
+			limitIs: "the same clients at a TLS server that answers without a look",
+			value:   plain(func(ctx context.Context) (float64, error) { return connectRate(ctx, "hub", resumed) }),
+			limit:   plain(func(ctx context.Context) (float64, error) { return connectRate(ctx, "bare server", resumed) }),
+		})
+	}
+	return all
 }

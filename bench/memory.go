@@ -23,7 +23,8 @@ import (
 	"iothub-gateway/upstream"
 )
 
-// childRole tells a child process of this program what to hold in memory: "product", "bare" or "depth".
+// childRole tells a child process of this program what to be: clients, "product" or "bare"; servers, "hub"
+// or "bare server"; or "depth".
 const childRole = "BENCH_CHILD"
 
 // idlePlant is what such a child is told on its standard input.
@@ -62,12 +63,21 @@ func identityMemory(ctx context.Context, role string, n int) (bytesEach float64,
 	return strconv.ParseFloat(strings.TrimSpace(string(output)), 64)
 }
 
-// runChild plays one role; the first two connect every identity, wait until nothing moves,
-// and print the bytes of each.
+// runChild plays one role.
 func runChild(ctx context.Context, role string, in io.Reader, out io.Writer) error {
-	if role == deepRole {
+	switch role {
+	case deepRole:
 		return runDeep(ctx, out)
+	case "hub":
+		return serveHub(json.NewDecoder(in), json.NewEncoder(out))
+	case "bare server":
+		return serveBare(json.NewDecoder(in), json.NewEncoder(out))
 	}
+	return holdIdle(ctx, role, in, out)
+}
+
+// holdIdle connects every identity, waits until nothing moves, and prints the bytes of each.
+func holdIdle(ctx context.Context, role string, in io.Reader, out io.Writer) error {
 	var plant idlePlant
 	if err := json.NewDecoder(in).Decode(&plant); err != nil {
 		return err
