@@ -23,6 +23,7 @@ const (
 // them all, and what else is asked of it.
 type batch struct {
 	calls []*call
+	cuts  []cutting
 	ops   []*op
 	done  chan struct{} // closed when err is set
 	err   error
@@ -150,7 +151,7 @@ func (q *Queue) finish() error {
 	failures := 0
 	for {
 		b, acked := q.take()
-		if len(b.calls) == 0 && len(b.ops) == 0 && len(acked) == 0 && len(c.held) == 0 && c.doubt == nil {
+		if len(b.calls) == 0 && len(b.cuts) == 0 && len(b.ops) == 0 && len(acked) == 0 && len(c.held) == 0 && c.doubt == nil {
 			b.finish(nil) // a Beat may be waiting
 			return nil
 		}
@@ -349,6 +350,9 @@ func (q *Queue) apply(w *work) {
 	c.bytes = w.bytes
 	for _, ch := range w.changes {
 		ch.leave()
+	}
+	for _, c := range w.cuts {
+		c.lane.setCuts(c.ends)
 	}
 	q.recent.drop(w.left)
 	q.recent.add(w.from, w.puts) // before readers learn of them

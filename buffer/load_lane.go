@@ -156,6 +156,9 @@ func (lane *laneLoader) finish(l *loader) {
 	}
 	made.next = max(lane.next, made.last()+1)
 	made.handed = made.protectedAfterOpen()
+	if cuts, ok := parseCuts(l.other[bucketCuts+string(numberKey(lane.number))].content); ok {
+		made.setCuts(cuts)
+	}
 }
 
 // lostRun is a gap that load found and that is in no file yet.

@@ -26,6 +26,9 @@ const (
 // error that wraps ErrFormat is about the entry after the last that was returned: a newer program
 // wrote it, and this lane stays there while others go on.
 func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error) {
+	if l.packs() {
+		return l.nextPacks(ctx, after, max)
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err

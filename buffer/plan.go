@@ -21,6 +21,7 @@ type work struct {
 	kept    int64     // those that were not dropped at once
 	records []logRecord
 	values  []value
+	cuts    []cutting
 	purge   bool // take out of the log what has left
 
 	changes []*change
@@ -87,6 +88,9 @@ func (q *Queue) plan(b *batch, acked []*Lane) (*work, error) {
 	if err := q.planAcks(w, acked); err != nil {
 		q.undo(w)
 		return nil, err
+	}
+	for _, c := range b.cuts {
+		q.planCutting(w, c)
 	}
 	for _, c := range b.calls {
 		if q.cfg.WhenFull == RefuseNew {
