@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
@@ -50,6 +52,27 @@ func recordPower(t *testing.T, im powerfs.Image, seed uint64, env ...string) *po
 	return disk.Log(powerFormat())
 }
 
+// powerConfig is the queue of the images.
+func powerConfig(at string) buffer.Config {
+	return buffer.Config{Dir: filepath.Join(at, "queue"), GenerationBytes: 64 << 10}
+}
+
+// loadConfig is the queue of a load: every third has a limit for each lane, every third one for all, and
+// half of them pack.
+func loadConfig(at string, seed uint64) buffer.Config {
+	cfg := powerConfig(at)
+	switch seed % 3 {
+	case 0:
+		cfg.LaneMaxBytes = 20 << 10
+	case 1:
+		cfg.MaxBytes = 50 << 10
+	}
+	if seed/3%2 == 0 {
+		cfg.Batch = buffer.Batch{MaxBytes: 4 << 10, MaxWait: 2 * time.Millisecond}
+	}
+	return cfg
+}
+
 // load is the child of recordPower.
 type load struct {
 	q     *buffer.Queue
@@ -71,7 +94,13 @@ func powerChild(at string) error {
 	if err != nil {
 		return err
 	}
-	q, err := buffer.Open(powerConfig(at))
+	cfg := loadConfig(at, seed)
+	if cfg.MaxBytes+cfg.LaneMaxBytes > 0 {
+		if err := notes.Note("limited"); err != nil {
+			return err
+		}
+	}
+	q, err := buffer.Open(cfg)
 	if err != nil {
 		return err
 	}
@@ -116,7 +145,7 @@ func (l *load) run(ctx context.Context) error {
 }
 
 // put puts groups of entries over two lanes and notes before and after how far each lane is. Its groups
-// are whole or not there.
+// are whole or not there. Now and then an operator drops what has piled up.
 func (l *load) put(ctx context.Context, a, b int) error {
 	random := rand.New(rand.NewPCG(l.seed, uint64(a)))
 	counts := l.q.Stats().Lanes
@@ -137,17 +166,39 @@ func (l *load) put(ctx context.Context, a, b int) error {
 		if err := l.notes.Note(fmt.Sprintf("put %d %d %d %d", a, at[a], b, at[b])); err != nil {
 			return err
 		}
+		if l.seed%5 == 0 && random.IntN(20) == 0 {
+			if err := l.notes.Note(fmt.Sprintf("drop %d", b)); err != nil {
+				return err
+			}
+			if _, err := l.q.Drop(ctx, laneID(b)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// read reads a lane and acknowledges what it read, in steps.
+// read reads a lane and acknowledges what it read, in steps. Now and then the hub never takes an entry.
 func (l *load) read(ctx context.Context, lane int) error {
 	random := rand.New(rand.NewPCG(l.seed, uint64(lane)+100))
 	for after := uint64(0); ; {
 		entries, err := l.q.Lane(laneID(lane)).Next(ctx, after, 1+random.IntN(8))
 		if err != nil {
 			return err
+		}
+		for i := range entries {
+			if err := l.notes.Note(fmt.Sprintf("out %d %s", lane, sumOf(&entries[i]))); err != nil {
+				return err
+			}
+		}
+		if e := &entries[0]; e.Gap == nil && e.Packed == 0 && random.IntN(12) == 0 {
+			if err := l.notes.Note(fmt.Sprintf("dead %d %d", lane, e.Seq)); err != nil {
+				return err
+			}
+			if err := l.q.Lane(laneID(lane)).Dead(ctx, e.Seq, "the hub says no"); err != nil {
+				return err
+			}
+			continue
 		}
 		after = entries[len(entries)-1].Seq
 		if err := l.notes.Note(fmt.Sprintf("ack %d %d", lane, after)); err != nil {
@@ -157,8 +208,9 @@ func (l *load) read(ctx context.Context, lane int) error {
 	}
 }
 
-func powerConfig(at string) buffer.Config {
-	return buffer.Config{Dir: filepath.Join(at, "queue")}
+// sumOf is which sequences an entry stands for, and a sum of what goes to the hub.
+func sumOf(e *buffer.Entry) string {
+	return fmt.Sprintf("%d %d %d", e.First, e.Seq, crc32.ChecksumIEEE(fmt.Append(nil, e.ID(), e.Telemetry)))
 }
 
 // powerFormat is what a record of the load must say to be of use for this program's queue.

@@ -32,11 +32,11 @@ func TestProofPowerCuts(t *testing.T) {
 	t.Logf("proof: power cuts of the store: seed %d, %v, 0 wrong, in %v", seed, p, time.Since(began).Round(time.Second))
 }
 
-// nextDisk is the disk after a power cut somewhere in log, and what its queue holds; every fourth time
+// nextDisk is the disk after a power cut somewhere in log, and what its queue holds; every third time
 // an empty one.
 func nextDisk(t *testing.T, log *powerfs.Log, from said, random *rand.Rand) (powerfs.Image, said) {
 	t.Helper()
-	if random.IntN(4) == 0 {
+	if random.IntN(3) == 0 {
 		return powerfs.Image{}, said{}
 	}
 	at := log.Born() + random.IntN(len(log.Ops)+1-log.Born())

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,50 +25,6 @@ const (
 	hang = 30 * time.Second
 )
 
-// laneSaid is what the load had said about a lane.
-type laneSaid struct {
-	started int // it had begun to put entries up to this one
-	put     int // entries up to this one had been accepted
-	acked   int // it was about to acknowledge up to this one
-}
-
-// said is what the load had said at a moment.
-type said struct {
-	born  string // the queue's id
-	lanes [powerLanes]laneSaid
-}
-
-func (s *said) hear(note string) error {
-	var a, n, b, m int
-	verb, rest, _ := strings.Cut(note, " ")
-	_, _ = fmt.Sscan(rest, &a, &n, &b, &m) // as many as there are; nothing else is written here
-	switch verb {
-	case "born":
-		s.born = rest
-	case "start":
-		s.lanes[a].started, s.lanes[b].started = n, m
-	case "put":
-		s.lanes[a].put, s.lanes[b].put = n, m
-	case "ack":
-		s.lanes[a].acked = n
-	default:
-		return fmt.Errorf("note %q", note)
-	}
-	return nil
-}
-
-// after is what had been said when ops had happened as well.
-func (s said) after(ops []powerfs.Op) (said, error) {
-	for i := range ops {
-		if ops[i].Kind == powerfs.Note {
-			if err := s.hear(string(ops[i].Data)); err != nil {
-				return s, err
-			}
-		}
-	}
-	return s, nil
-}
-
 // proof checks images of records and counts what it saw.
 type proof struct {
 	inFlight  atomic.Int64 // images with something on disk that was being put
@@ -78,11 +33,13 @@ type proof struct {
 	checked   atomic.Int64
 	continued atomic.Int64 // images with which the work went on
 	replayed  atomic.Int64 // images with a journal to replay
+	gaps      atomic.Int64 // in all images
+	packs     atomic.Int64 // in all images
 }
 
 func (p *proof) String() string {
-	return fmt.Sprintf("%d images: %d with the commit in flight, %d without acknowledgements, %d from before the birth, work went on with %d",
-		p.checked.Load(), p.inFlight.Load(), p.unacked.Load(), p.unborn.Load(), p.continued.Load())
+	return fmt.Sprintf("%d images: %d with the commit in flight, %d without acknowledgements, %d from before the birth, work went on with %d; %d gaps, %d packs",
+		p.checked.Load(), p.inFlight.Load(), p.unacked.Load(), p.unborn.Load(), p.continued.Load(), p.gaps.Load(), p.packs.Load())
 }
 
 // images checks n images of log, from what had been said before it, on as many goroutines as there are
@@ -152,75 +109,6 @@ func (p *proof) image(im powerfs.Image, dir string, s said, goOn bool) error {
 	return errors.Join(clearDir(dir))
 }
 
-// verify holds the queue in dir against what had been said, and returns what it found as if it had
-// been said.
-func (p *proof) verify(dir string, s said) (said, error) {
-	q, err := buffer.Open(powerConfig(dir))
-	if err != nil {
-		return said{}, err
-	}
-	found, err := p.compare(q, s)
-	return found, errors.Join(err, q.Close())
-}
-
-func (p *proof) compare(q *buffer.Queue, s said) (said, error) {
-	found := said{born: q.ID()}
-	if s.born == "" {
-		p.unborn.Add(1)
-	} else if q.ID() != s.born {
-		return found, fmt.Errorf("the queue %s became another one, %s", s.born, q.ID())
-	}
-	counts := q.Stats().Lanes
-	inFlight, unacked := false, false
-	for l := range powerLanes {
-		c, want := counts[laneID(l)], s.lanes[l]
-		put, acked := int(c.Put), int(c.Acked)
-		switch {
-		case put != want.put && put != want.started:
-			return found, fmt.Errorf("lane %d ends with entry %d: %d had been accepted, %d begun", l, put, want.put, want.started)
-		case acked > want.acked:
-			return found, fmt.Errorf("lane %d: entry %d is gone, only %d was acknowledged", l, acked, want.acked)
-		}
-		if err := readBack(q, l, acked, put); err != nil {
-			return found, err
-		}
-		found.lanes[l] = laneSaid{put, put, acked}
-		inFlight = inFlight || put != want.put
-		unacked = unacked || acked < want.acked
-	}
-	for l := 0; l < powerLanes; l += 2 {
-		if a, b := s.lanes[l], s.lanes[l+1]; a.put != a.started && b.put != b.started &&
-			(found.lanes[l].put == a.started) != (found.lanes[l+1].put == b.started) {
-			return found, fmt.Errorf("lanes %d and %d: half of a Put is there", l, l+1)
-		}
-	}
-	if inFlight {
-		p.inFlight.Add(1)
-	}
-	if unacked {
-		p.unacked.Add(1)
-	}
-	return found, nil
-}
-
-// readBack reads lane l from behind acked to its end and holds every entry against the one that was put.
-func readBack(q *buffer.Queue, l, acked, put int) error {
-	for n := acked; n < put; {
-		entries, err := q.Lane(laneID(l)).Next(context.Background(), uint64(n), put)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			n++
-			want := paddedMessage(l, n)
-			if int(e.Seq) != n || !bytes.Equal(e.Telemetry.Body, want.Body) || !e.Telemetry.Created.Equal(want.Created) || !slices.Equal(e.Telemetry.Properties, want.Properties) {
-				return fmt.Errorf("lane %d: entry %d is %d %.40s", l, n, e.Seq, e.Telemetry.Body)
-			}
-		}
-	}
-	return nil
-}
-
 // carryOn puts one more entry into each lane, acknowledges the oldest, and opens the queue once more.
 func carryOn(dir string, found said) error {
 	q, err := buffer.Open(powerConfig(dir))
@@ -250,8 +138,10 @@ func carryOn(dir string, found said) error {
 		return err
 	}
 	got, err := new(proof).verify(dir, want)
-	if err == nil && got != want {
-		err = fmt.Errorf("%+v is there, want %+v", got, want)
+	for l := range powerLanes {
+		if g, w := got.lanes[l], want.lanes[l]; err == nil && (g.put != w.put || g.acked != w.acked) {
+			err = fmt.Errorf("lane %d: %d put and %d acknowledged, want %d and %d", l, g.put, g.acked, w.put, w.acked)
+		}
 	}
 	return err
 }
@@ -282,15 +172,19 @@ func TestAPowerCutLosesNothingThatWasAccepted(t *testing.T) {
 		t.Error(err)
 	}
 	t.Log(p)
-	if p.inFlight.Load() == 0 || p.unborn.Load() == 0 || p.unacked.Load() == 0 {
+	if p.inFlight.Load() == 0 || p.unborn.Load() == 0 || p.unacked.Load() == 0 || p.gaps.Load() == 0 {
 		t.Error("the record has no image of one of these kinds: the test tests too little")
 	}
 }
 
 func TestAPowerCutOfWhatIsRecordedNowLosesNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
+	record := os.Getenv("RECORD") != ""
+	if record {
+		seed = 30 // a load with everything: see loadConfig
+	}
 	log := recordPower(t, powerfs.Image{}, seed)
-	if os.Getenv("RECORD") != "" {
+	if record {
 		writeRecord(t, log, recordedLog)
 	}
 	p := &proof{}
