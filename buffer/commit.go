@@ -81,6 +81,7 @@ type committer struct {
 	numbers  uint32 // highest identity number
 	epoch    uint32 // how often the queue was opened
 	bytes    int64  // of all lanes
+	tries    int    // how often opening the files failed before
 	lastTx   int    // id of the last transaction that is known to be on disk
 	tried    int    // id of the last transaction that was tried
 
@@ -108,6 +109,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		return err
 	}
 	defer q.end()
+	q.awaitFiles(ctx)
 	for {
 		q.await(ctx)
 		if ctx.Err() != nil {
@@ -148,6 +150,9 @@ func (q *Queue) finish() error {
 	q.state = stopping
 	q.mu.Unlock()
 	c := &q.committer
+	if c.newest == nil { // it never could be opened
+		return nil
+	}
 	failures := 0
 	for {
 		b, acked := q.take()
@@ -171,7 +176,7 @@ func (q *Queue) end() {
 	b := q.open
 	q.mu.Unlock()
 	b.refuse(q.errClosed())
-	if newest := q.committer.newest; newest.handle() == nil {
+	if newest := q.committer.newest; newest != nil && newest.handle() == nil {
 		_ = newest.close() // there is nothing to close, but readers wait for a handle
 	}
 	close(q.done)

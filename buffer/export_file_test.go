@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"bytes"
 	"context"
 	"time"
 )
@@ -16,3 +17,23 @@ func CheckInChild(ctx context.Context, limit time.Duration, argv ...string) (Rep
 	report, _, err := checkInChild(ctx, limit, argv)
 	return report, err
 }
+
+// ReachablePages tells which pages of a sound file are in its tree.
+func ReachablePages(data []byte) map[int]bool {
+	p, err := openPages(bytes.NewReader(data), int64(len(data)))
+	if err != nil || p.damage != nil {
+		return nil
+	}
+	w := p.walker(context.Background(), p.metas[0].high, func(item) error { return nil })
+	if w.subtree(p.metas[0].root, "", keyRange{}, 0) != nil {
+		return nil
+	}
+	seen := map[int]bool{}
+	for id := range p.metas[0].high {
+		seen[int(id)] = w.seen[id/8]&(1<<(id%8)) != 0
+	}
+	return seen
+}
+
+// SealValue is sealValue.
+var SealValue = sealValue

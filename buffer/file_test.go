@@ -3,10 +3,8 @@ package buffer_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -65,53 +63,6 @@ func TestOnlyOneOfManyMakesTheFile(t *testing.T) {
 	expect(t, again, "a", 1, 1)
 }
 
-func TestAFileOfANewerProgramIsRefusedAndLeftUntouched(t *testing.T) {
-	path := queuePath(t)
-	_, stop := start(t, path)
-	stop()
-	edit(t, path, func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte("meta")).Put([]byte("format"), binary.BigEndian.AppendUint32(nil, 3))
-	})
-	refused(t, path, "its format is 3 and this program reads 2")
-}
-
-func TestWhatIsNotAQueueIsRefusedAndLeftUntouched(t *testing.T) {
-	t.Run("another program's bbolt file", func(t *testing.T) {
-		path := emptyQueue(t)
-		db, err := bbolt.Open(generation(path, 1), 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-		refused(t, path, "another program's file")
-	})
-	t.Run("zeroes", func(t *testing.T) {
-		path := emptyQueue(t)
-		if err := os.WriteFile(generation(path, 1), make([]byte, 16<<10), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		refused(t, path, "not a queue file")
-	})
-	t.Run("a text", func(t *testing.T) {
-		path := emptyQueue(t)
-		if err := os.WriteFile(generation(path, 1), bytes.Repeat([]byte("devices:\n"), 5000), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		refused(t, path, "not a queue file")
-	})
-	t.Run("a directory", func(t *testing.T) {
-		path := emptyQueue(t)
-		if err := os.Mkdir(generation(path, 1), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := buffer.Open(buffer.Config{Dir: path}); !errors.Is(err, buffer.ErrFormat) {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
 // emptyQueue is a queue's directory without files.
 func emptyQueue(t *testing.T) string {
 	t.Helper()
@@ -120,39 +71,6 @@ func emptyQueue(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-func refused(t *testing.T, path, reason string) {
-	t.Helper()
-	file := generation(path, 1)
-	before, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = buffer.Open(buffer.Config{Dir: path})
-	if !errors.Is(err, buffer.ErrFormat) || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), path) {
-		t.Errorf("got %v", err)
-	}
-	after, err := os.ReadFile(file)
-	if err != nil || !bytes.Equal(before, after) {
-		t.Errorf("the file was changed (%v)", err)
-	}
-	// The refusal gave the lock back.
-	db, err := bbolt.Open(file, 0o600, &bbolt.Options{Timeout: 100 * time.Millisecond})
-	if err == nil {
-		err = db.Close()
-	}
-	if err != nil && strings.Contains(err.Error(), "timeout") {
-		t.Error("the file is still locked")
-	}
-}
-
-func TestAMissingDirectoryIsNotMade(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "missing", "queue.db")
-	_, err := buffer.Open(buffer.Config{Dir: path})
-	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "the directory of the queue") {
-		t.Errorf("got %v", err)
-	}
 }
 
 // What a power cut during the first start can leave: nothing, an empty file, half a temporary one.
@@ -189,6 +107,19 @@ func flip(log *bbolt.Bucket, k []byte) error {
 	return log.Put(k, v)
 }
 
+// sealFirst begins a second file, so that the first is not read as a whole when the queue is opened.
+func sealFirst(t *testing.T, path string) {
+	t.Helper()
+	q, err := buffer.Open(buffer.Config{Dir: path, GenerationBytes: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := runQueue(t, q)
+	put(t, q, message("c", 1))
+	eventually(t, func() bool { return q.Stats().Generations == 2 })
+	stop()
+}
+
 func TestADamagedRecordBecomesAGapAndTheLaneGoesOn(t *testing.T) {
 	damage := map[string]func(log *bbolt.Bucket, keys [][]byte) error{
 		"a flipped bit": func(log *bbolt.Bucket, keys [][]byte) error { return flip(log, keys[4]) },
@@ -207,6 +138,7 @@ func TestADamagedRecordBecomesAGapAndTheLaneGoesOn(t *testing.T) {
 				put(t, q, message("a", n+1), message("b", n+1))
 			}
 			stop()
+			sealFirst(t, path)
 			edit(t, path, func(tx *bbolt.Tx) error { return change(tx.Bucket([]byte("log")), logKeys(tx)) })
 			for range 2 { // and it stays so
 				q, stop = start(t, path)
@@ -265,7 +197,7 @@ func TestALostMarkRepeatsAndLosesNothing(t *testing.T) {
 	expect(t, q, "a", 1, 5)
 }
 
-func TestAFileWithImpossibleContentIsRefused(t *testing.T) {
+func TestAFileWithImpossibleContentIsSetAside(t *testing.T) {
 	number, record := []byte{0, 0, 0, 9}, []byte("x")
 	damage := map[string]func(tx *bbolt.Tx) error{
 		"a key of an unknown identity": func(tx *bbolt.Tx) error {
@@ -283,9 +215,15 @@ func TestAFileWithImpossibleContentIsRefused(t *testing.T) {
 			put(t, q, message("a", 1))
 			stop()
 			edit(t, path, change)
-			if _, err := buffer.Open(buffer.Config{Dir: path}); !errors.Is(err, buffer.ErrDamaged) || !strings.Contains(err.Error(), path) {
-				t.Errorf("got %v", err)
+			q, stop = start(t, path)
+			if h := q.Health(); len(h.Aside) != 1 || h.State != "degraded" || !strings.Contains(h.Reason, path) {
+				t.Errorf("health: %+v", h)
 			}
+			if got := next(t, q.Lane("a"), 0, 1)[0]; string(got.Telemetry.Body) != `{"n":1}` || got.Queue == q.ID() {
+				t.Errorf("got %+v", got)
+			}
+			put(t, q, message("a", 2))
+			stop()
 		})
 	}
 }

@@ -27,7 +27,10 @@ const defaultGeneration = 64 << 20
 // removed when nothing in them is left to deliver.
 type generation struct {
 	*file
-	number  int
+	number int
+	// id is the queue id of the records in it that do not bring one. It differs from the queue's after
+	// the newest generation was damaged: what is moved into one of another id has to take its id along.
+	id      string
 	written atomic.Int64 // bytes of the file that are in use
 
 	// Owned by the committer.

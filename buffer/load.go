@@ -43,6 +43,7 @@ func (q *Queue) load(gens []*generation) (*loader, error) {
 		if err := l.values(tx); err != nil {
 			return nil, fmt.Errorf("%s: %w", g.path, err)
 		}
+		g.id = l.id
 	}
 	if err := l.logs(gens, txs); err != nil {
 		return nil, err

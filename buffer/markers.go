@@ -37,27 +37,27 @@ func readMarker(dir, name string) (string, bool) {
 	return string(content), err == nil
 }
 
-func clearMarker(dir, name string) error {
-	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
+func clearMarker(dir, name string) error { return removeIfThere(filepath.Join(dir, name)) }
 
-// setAside renames the file at path so that it is never opened again, "<name>.<why>-<time>", and
-// returns its new path. Its content stays as it is.
+// setAside renames the file at path so that it is never opened again, and returns its new path. Its
+// content stays as it is.
 func setAside(path, why string, now time.Time) (string, error) {
-	aside := path + "." + why + "-" + now.UTC().Format("20060102T150405")
-	for try := aside; ; try += "x" { // two in a second
-		if _, err := os.Lstat(try); errors.Is(err, fs.ErrNotExist) {
-			aside = try
-			break
-		}
-	}
+	aside := asideName(path, why, now)
 	if err := os.Rename(path, aside); err != nil {
 		return "", err
 	}
 	return aside, syncDir(filepath.Dir(path))
+}
+
+// asideName is a name that is free: "<path>.<why>-<time>".
+func asideName(path, why string, now time.Time) string {
+	aside := path + "." + why + "-" + now.UTC().Format("20060102T150405")
+	for { // two in a second
+		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
+			return aside
+		}
+		aside += "x"
+	}
 }
 
 // syncDir has the names in dir on disk when it returns.

@@ -177,7 +177,7 @@ func (l *Lane) read(ctx context.Context, elements []element) ([]Entry, [][]byte,
 		}
 	}
 	entries := make([]Entry, 0, len(records))
-	d := decoder{identity: l.id, queue: l.q.id}
+	d := decoder{identity: l.id, queue: l.genOf(elements[0]).id}
 	for i, r := range records {
 		e, err := l.entry(&d, r, elements[i], stored)
 		if err != nil && i == 0 {

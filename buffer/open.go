@@ -6,55 +6,157 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
 )
 
-// openFiles opens the generations, makes the first one if there is none, and fills the memory.
-func (q *Queue) openFiles() error {
-	gens, err := openGenerations(q.cfg.Dir)
+// attempt opens the queue of cfg; tries counts those that failed before.
+func attempt(ctx context.Context, cfg Config, tries int) (*Queue, error) {
+	q := newQueue(cfg)
+	q.committer.tries = tries
+	err := q.openFiles(ctx, false)
+	if errors.Is(err, ErrDamaged) || errors.Is(err, ErrFormat) { // what the quick look did not see
+		q = newQueue(cfg)
+		err = q.openFiles(ctx, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// openFiles takes the directory, makes its files fit to be opened, opens them and fills the memory.
+func (q *Queue) openFiles(ctx context.Context, thorough bool) (err error) {
+	if err := makeDir(q.cfg.Dir); err != nil {
+		return err
+	}
+	if q.lock, err = lockDirectory(q.cfg.Dir); err != nil {
+		return err
+	}
+	err = q.openGenerations(ctx, thorough)
+	_ = clearMarker(q.cfg.Dir, markerOpening) // if it stays, more is checked than needed
+	if err != nil {
+		return errors.Join(err, q.release())
+	}
+	q.aside = listAside(q.cfg.Dir)
+	return nil
+}
+
+// openGenerations opens what prepare has made sound; all but the last are sealed.
+func (q *Queue) openGenerations(ctx context.Context, thorough bool) error {
+	numbers, err := q.prepare(ctx, thorough)
 	if err != nil {
 		return err
+	}
+	slices.Sort(numbers)
+	var gens []*generation
+	for i, n := range numbers {
+		f, err := openFile(generationPath(q.cfg.Dir, n), i < len(numbers)-1)
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", generationPath(q.cfg.Dir, n), err), closeAll(gens))
+		}
+		gens = append(gens, &generation{file: f, number: n})
 	}
 	l, err := q.load(gens)
 	if err == nil {
 		err = q.takeOver(l, gens)
 	}
 	if err != nil {
-		for _, g := range gens {
-			err = errors.Join(err, g.close())
-		}
-		return fmt.Errorf("buffer: queue file %w", err)
+		return errors.Join(err, closeAll(gens))
 	}
 	return nil
 }
 
-// openGenerations opens the generations in dir, oldest first; all but the last are sealed.
-func openGenerations(dir string) (gens []*generation, err error) {
-	numbers, err := listGenerations(dir)
-	if err != nil {
-		return nil, fmt.Errorf("buffer: queue %s: %w", dir, err)
+func closeAll(gens []*generation) (err error) {
+	for _, g := range gens {
+		err = errors.Join(err, g.close())
 	}
-	if len(numbers) == 0 {
-		numbers = []int{1}
-		if err := birth(dir, 1, heritage{id: newID(), first: 1}); err != nil {
-			return nil, fmt.Errorf("buffer: queue %s: %w", dir, err)
-		}
+	return err
+}
+
+// become takes over what other, an attempt that succeeded, has opened. Readers may wait for entries
+// of q, but there was none so far.
+func (q *Queue) become(other *Queue) {
+	lanes := map[*Lane]*Lane{}
+	for id, l := range other.lanes {
+		lanes[l] = q.Lane(id)
 	}
-	for i, n := range numbers {
-		path := generationPath(dir, n)
-		f, err := openFile(path, i < len(numbers)-1)
-		if err != nil {
-			err = fmt.Errorf("buffer: queue file %s: %w", path, err)
-			for _, g := range gens {
-				err = errors.Join(err, g.close())
+	q.recent = other.recent
+	q.places.mu.Lock()
+	q.places.gens, q.places.ranges = other.places.gens, other.places.ranges
+	q.places.mu.Unlock()
+	q.mu.Lock()
+	q.id, q.lock, q.aside = other.id, other.lock, other.aside
+	q.mu.Unlock()
+	q.committer = other.committer
+	for number, l := range other.committer.byNumber {
+		q.committer.byNumber[number] = lanes[l]
+	}
+	for from, to := range lanes {
+		to.become(from)
+	}
+}
+
+// become takes over what an attempt has found, and tells those who wait for it.
+func (l *Lane) become(other *Lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.number, l.named, l.next = other.number, other.named, other.next
+	l.gone, l.goneGlobal, l.chain, l.bytes, l.oldest = other.gone, other.goneGlobal, other.chain, other.bytes, other.oldest
+	l.handed, l.acked = other.handed, other.acked
+	if l.wake != nil {
+		close(l.wake)
+		l.wake = nil
+	}
+}
+
+// awaitFiles opens what Open could not, once a second, until that succeeds or ctx ends. Until then
+// whoever wants something stored is told why it is not.
+func (q *Queue) awaitFiles(ctx context.Context) {
+	for tries := 1; q.committer.newest == nil; {
+		retry := time.NewTimer(time.Until(q.committer.retryAt))
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return
+		case <-q.now:
+			b, _ := q.take()
+			b.refuse(q.committer.failure)
+		case <-retry.C:
+			opened, err := attempt(ctx, q.cfg, tries)
+			if err != nil {
+				q.unavailable(err)
+				tries++
+				break
 			}
-			return nil, err
+			q.become(opened)
+			q.setFailure(nil)
+			q.log.Info().Str("dir", q.cfg.Dir).Msg("the queue works now")
 		}
-		gens = append(gens, &generation{file: f, number: n})
+		retry.Stop()
 	}
-	return gens, nil
+}
+
+// unavailable notes why the queue cannot be opened.
+func (q *Queue) unavailable(err error) {
+	c := &q.committer
+	if c.failure == nil {
+		q.log.Error().Err(err).Str("dir", q.cfg.Dir).Msg("the queue cannot be opened: readings are refused until it can")
+	}
+	c.failure = fmt.Errorf("buffer: queue %s: %w; %s; it is tried again every second", q.cfg.Dir, err, remedy(err))
+	q.setFailure(c.failure)
+	c.retryAt = time.Now().Add(retryDelay)
+}
+
+// release gives back what an attempt to open has taken.
+func (q *Queue) release() error {
+	err := closeAll(q.places.all())
+	if q.lock != nil {
+		err = errors.Join(err, ignoreClosed(q.lock.Close()))
+	}
+	return err
 }
 
 // takeOver makes what was loaded the queue's own, and begins a new epoch, durably: within one no

@@ -43,6 +43,8 @@ type pages struct {
 	page   int64 // bytes a page
 	metas  []meta
 	damage error // of the meta pages; nil if both are as the last two commits left them
+
+	buckets []string // that the last walk came through
 }
 
 // meta is the root of one of the last two commits.
@@ -55,6 +57,7 @@ type item struct {
 	bucket     string // name of the bucket; "" if the walk did not come through one
 	flags      uint32
 	key, value []byte
+	at         int64 // offset of the key in the file, which the value follows; only scan knows it
 }
 
 // openPages reads the meta pages. The error is about reading only; what they say is in damage.
@@ -131,15 +134,12 @@ func (p *pages) read(b []byte, offset int64) error {
 // that the tree is one: what walk finds no fault with, bbolt can open. The error wraps ErrDamaged
 // and names the page, or is the disk's, ctx's, or visit's.
 func (p *pages) walk(ctx context.Context, visit func(item) error) error {
-	if p.damage != nil {
-		return p.damage
+	if err := p.sound(); err != nil {
+		return err
 	}
 	m := p.metas[0]
-	if m.high < 2 || m.high > uint64(p.size/p.page) {
-		return fmt.Errorf("%w: %d pages of %d bytes are used and the file has %d bytes: it was cut off", ErrDamaged, m.high, p.page, p.size)
-	}
-	w := walker{pages: p, ctx: ctx, high: m.high, seen: make([]byte, m.high/8+1), visit: visit}
-	w.take(0, 1)
+	p.buckets = nil
+	w := p.walker(ctx, m.high, visit)
 	if err := w.subtree(m.root, "", keyRange{}, 0); err != nil {
 		return err
 	}
@@ -149,6 +149,37 @@ func (p *pages) walk(ctx context.Context, visit func(item) error) error {
 	return w.freelist(m.freelist)
 }
 
+// sound tells whether the newest commit is known, and the file as long as it says.
+func (p *pages) sound() error {
+	if p.damage != nil {
+		return p.damage
+	}
+	if m := p.metas[0]; m.high < 2 || m.high > uint64(p.size/p.page) {
+		return fmt.Errorf("%w: %d pages of %d bytes are used and the file has %d bytes: it was cut off", ErrDamaged, m.high, p.page, p.size)
+	}
+	return nil
+}
+
+// glean visits what can be reached under the commit m in spite of damage, and counts the pages and
+// elements that cannot be read as they were written. The error is the disk's, ctx's or visit's.
+func (p *pages) glean(ctx context.Context, m meta, visit func(item) error) (lost int, err error) {
+	high := max(2, min(m.high, uint64(p.size/p.page)))
+	w := p.walker(ctx, high, visit)
+	w.lenient = true
+	if high < m.high {
+		w.lost++
+	}
+	err = w.pass(w.subtree(m.root, "", keyRange{}, 0))
+	return w.lost, err
+}
+
+// walker makes a walker that has seen the meta pages.
+func (p *pages) walker(ctx context.Context, high uint64, visit func(item) error) *walker {
+	w := &walker{pages: p, ctx: ctx, high: high, seen: make([]byte, high/8+1), visit: visit}
+	w.take(0, 2)
+	return w
+}
+
 type walker struct {
 	*pages
 	ctx     context.Context
@@ -156,6 +187,17 @@ type walker struct {
 	seen    []byte           // a bit a page
 	buffers [maxDepth][]byte // of the pages from the root down
 	visit   func(item) error
+	lenient bool // damage is passed over and counted in
+	lost    int
+}
+
+// pass is nil for damage that is passed over, else err.
+func (w *walker) pass(err error) error {
+	if !w.lenient || !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	w.lost++
+	return nil
 }
 
 // keyRange bounds the keys of a subtree: low <= key < high; a nil high is no bound.
@@ -237,22 +279,21 @@ func (w *walker) branch(id uint64, page []byte, bucket string, keys keyRange, de
 		key, ok = within(header, uint64(e.Uint32(header)), uint64(e.Uint32(header[4:])))
 		return key, e.Uint64(header[8:]), ok
 	}
+	var last []byte
 	for i := range count {
 		key, child, ok := at(i)
-		if !ok || len(key) > maxKeyBytes || !keys.covers(key) {
-			return broken(id, fmt.Sprintf("element %d is not as it was written", i))
-		}
 		below := keyRange{low: key, high: keys.high}
 		if i+1 < count {
-			next, _, ok := at(i + 1)
-			if !ok || bytes.Compare(key, next) >= 0 {
-				return broken(id, fmt.Sprintf("element %d is not as it was written", i+1))
-			}
-			below.high = next
+			below.high, _, _ = at(i + 1) // the next round finds out if it is none
 		}
-		if err := w.subtree(child, bucket, below, depth+1); err != nil {
+		err := broken(id, fmt.Sprintf("element %d is not as it was written", i))
+		if ok && len(key) <= maxKeyBytes && keys.covers(key) && (i == 0 || bytes.Compare(last, key) < 0) {
+			err = w.subtree(child, bucket, below, depth+1)
+		}
+		if err := w.pass(err); err != nil {
 			return err
 		}
+		last = key
 	}
 	return nil
 }
@@ -286,22 +327,23 @@ func (w *walker) leaf(id uint64, page []byte, bucket string, keys keyRange, dept
 	var last []byte
 	for i := range count {
 		e, ok := leafElement(page[pageHeader+i*elementHeader:])
+		e.bucket = bucket
+		var err error
 		switch {
 		case !ok, len(e.key) == 0, len(e.key) > maxKeyBytes, len(e.value) > maxElement, !keys.covers(e.key),
 			i > 0 && bytes.Compare(last, e.key) >= 0:
-			return broken(id, fmt.Sprintf("element %d is not as it was written", i))
+			err = broken(id, fmt.Sprintf("element %d is not as it was written", i))
 		case (bucket == "") != (e.flags == elementIsBucket), e.flags > elementIsBucket:
-			return broken(id, fmt.Sprintf("element %d is of an unknown kind", i))
+			err = broken(id, fmt.Sprintf("element %d is of an unknown kind", i))
+		case bucket == "":
+			err = w.bucket(id, e, depth)
+		default:
+			err = w.visit(e)
 		}
-		last = e.key
-		e.bucket = bucket
-		if bucket != "" {
-			if err := w.visit(e); err != nil {
-				return err
-			}
-		} else if err := w.bucket(id, e, depth); err != nil {
+		if err := w.pass(err); err != nil {
 			return err
 		}
+		last = e.key
 	}
 	return nil
 }
@@ -311,6 +353,7 @@ func (w *walker) bucket(id uint64, e item, depth int) error {
 	if len(e.value) < bucketHeader {
 		return broken(id, fmt.Sprintf("bucket %q is cut off", e.key))
 	}
+	w.pages.buckets = append(w.pages.buckets, string(e.key))
 	if root := binary.NativeEndian.Uint64(e.value); root != 0 {
 		return w.subtree(root, string(e.key), keyRange{}, depth+1)
 	}

@@ -163,9 +163,9 @@ func TestTheWalkFindsDamageInEveryKindOfPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	find := func(flags uint16, nth int) (offset int) {
-		seen := reachable(t, good)
+		seen := ReachablePages(good)
 		for at := 2 * 4096; at < len(good); at += 4096 {
-			if binary.NativeEndian.Uint16(good[at+8:]) == flags && binary.NativeEndian.Uint64(good[at:]) == uint64(at/4096) && seen[uint64(at/4096)] {
+			if binary.NativeEndian.Uint16(good[at+8:]) == flags && binary.NativeEndian.Uint64(good[at:]) == uint64(at/4096) && seen[at/4096] {
 				if nth--; nth < 0 {
 					return at
 				}
@@ -206,23 +206,6 @@ func TestTheWalkFindsDamageInEveryKindOfPage(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-}
-
-// reachable are the pages of the tree.
-func reachable(t *testing.T, data []byte) map[uint64]bool {
-	p, err := openPages(bytes.NewReader(data), int64(len(data)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := walker{pages: p, ctx: context.Background(), high: p.metas[0].high, seen: make([]byte, p.metas[0].high/8+1), visit: func(item) error { return nil }}
-	if err := w.subtree(p.metas[0].root, "", keyRange{}, 0); err != nil {
-		t.Fatal(err)
-	}
-	seen := map[uint64]bool{}
-	for id := range p.metas[0].high {
-		seen[id] = w.seen[id/8]&(1<<(id%8)) != 0
-	}
-	return seen
 }
 
 // What the walk finds no fault with, bbolt opens and reads.

@@ -49,6 +49,8 @@ type Config struct {
 	GenerationBytes int64
 	// Clock is the time and whether it is to be believed; nil: time.Now, always.
 	Clock func() (now time.Time, good bool)
+	// Check is CheckFile in a process of its own (ChildCheck); nil: in this one.
+	Check func(ctx context.Context, path string) (Report, error)
 	// Log hears when the file fails and when it works again.
 	Log zerolog.Logger
 }
@@ -56,8 +58,6 @@ type Config struct {
 // Queue is the queue of all identities in one directory. Its methods may be called from any goroutine.
 type Queue struct {
 	cfg    Config
-	id     string
-	lock   io.Closer
 	log    zerolog.Logger
 	places places
 	recent *recent
@@ -73,6 +73,9 @@ type Queue struct {
 	committer committer // owned by the goroutine in Run
 
 	mu                sync.Mutex // guards the fields below
+	id                string     // "" until the files are open, like the next two
+	lock              io.Closer
+	aside             []string // files that are not read
 	state             state
 	closed            bool
 	lanes             map[gateway.IdentityID]*Lane
@@ -94,20 +97,29 @@ const (
 )
 
 // Open opens the queue in a directory and makes it if there is none. It starts no goroutine: Put waits
-// until Run does. It reads the keys of all entries, some million a second. The error wraps ErrInUse
-// after a second if another process has the queue, ErrFormat if a file is not a queue's or of a newer
-// program, in which case it is left untouched, and ErrDamaged.
+// until Run does. It reads the keys of all entries, some million a second, and the whole of the newest
+// file; after a crash it has Config.Check look at every file first.
+//
+// A file that is damaged or of a newer program is set aside, and what is whole in a damaged one goes
+// on. Sequences that were lost are delivered as gaps; if the newest file was damaged, the queue goes on
+// under a new id. The only error is ErrInUse, after a second, if another process has the queue: whatever else is
+// wrong, with the directory or the disk, stands in Health and is what Put returns, and Run tries
+// again every second.
 func Open(cfg Config) (*Queue, error) {
-	if err := makeDir(cfg.Dir); err != nil {
-		return nil, fmt.Errorf("buffer: the directory of the queue: %w", err)
-	}
-	lock, err := lockDirectory(cfg.Dir)
-	if err != nil {
+	q, err := attempt(context.Background(), cfg, 0)
+	if errors.Is(err, ErrInUse) {
 		return nil, fmt.Errorf("buffer: queue %s: %w", cfg.Dir, err)
 	}
+	if err != nil {
+		q = newQueue(cfg)
+		q.unavailable(err)
+	}
+	return q, nil
+}
+
+func newQueue(cfg Config) *Queue {
 	q := &Queue{
 		cfg:    cfg,
-		lock:   lock,
 		log:    cfg.Log,
 		commit: (*bbolt.Tx).Commit,
 		now:    make(chan struct{}, 1),
@@ -115,14 +127,12 @@ func Open(cfg Config) (*Queue, error) {
 		done:   make(chan struct{}),
 		lanes:  map[gateway.IdentityID]*Lane{},
 		open:   newBatch(),
+		since:  time.Now(),
 	}
 	q.letters = sync.OnceValues(func() (*deadStore, error) {
 		return openDeadLetters(filepath.Join(filepath.Dir(cfg.Dir), deadName), cfg.Log)
 	})
-	if err := q.openFiles(); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return q, nil
+	return q
 }
 
 // makeDir makes the directory unless it is there. Its name is on disk when makeDir returns.
@@ -135,7 +145,11 @@ func makeDir(dir string) error {
 
 // ID is the random id that the file got at its birth, 16 hexadecimal digits. Together with an
 // entry's identity and sequence it names the entry for ever.
-func (q *Queue) ID() string { return q.id }
+func (q *Queue) ID() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.id
+}
 
 // Lane is the queue of one identity; the same *Lane for the same id. An identity that never had an
 // entry has an empty one.
@@ -266,19 +280,19 @@ func (q *Queue) Close() error {
 		b.refuse(q.errClosed())
 	}
 	q.mu.Lock()
+	ours := q.lock != nil && !q.closed
 	q.closed = true
 	q.mu.Unlock()
-	var errs []error
+	var letters error
 	if q.lettersUsed.Load() {
 		if d, err := q.letters(); err == nil {
-			errs = append(errs, d.store.close())
+			letters = d.store.close()
 		}
 	}
-	for _, g := range q.places.all() {
-		errs = append(errs, g.close())
+	if ours {
+		_ = clearMarker(q.cfg.Dir, markerRunning) // if it stays, more is checked than needed
 	}
-	// A second time there is nothing to give back.
-	if err := errors.Join(errors.Join(errs...), ignoreClosed(q.lock.Close())); err != nil {
+	if err := errors.Join(letters, q.release()); err != nil { // a second time there is nothing to give back
 		return fmt.Errorf("buffer: queue %s: close: %w", q.cfg.Dir, err)
 	}
 	return nil

@@ -38,10 +38,11 @@ func (p *pages) scanPage(b []byte, at int64, visit func(item) error) error {
 		if keys == 0 || keys > maxKeyBytes || values > maxElement || e.flags > elementIsBucket || pos < elementHeader {
 			continue
 		}
+		e.at = at + int64(i) + pos
 		if size := int(keys + values); !ok && size <= budget {
 			budget -= size
 			content := make([]byte, size)
-			if p.read(content, at+int64(i)+pos) != nil {
+			if p.read(content, e.at) != nil {
 				continue
 			}
 			e.key, e.value, ok = content[:keys], content[keys:], true
@@ -49,7 +50,7 @@ func (p *pages) scanPage(b []byte, at int64, visit func(item) error) error {
 		if !ok {
 			continue
 		}
-		if err := p.scanElement(e, at, visit); err != nil {
+		if err := p.scanElement(e, visit); err != nil {
 			return err
 		}
 	}
@@ -57,7 +58,7 @@ func (p *pages) scanPage(b []byte, at int64, visit func(item) error) error {
 }
 
 // scanElement visits e, or what is in e if e is a bucket with its page inside.
-func (p *pages) scanElement(e item, at int64, visit func(item) error) error {
+func (p *pages) scanElement(e item, visit func(item) error) error {
 	if e.flags != elementIsBucket {
 		return visit(e)
 	}
@@ -68,6 +69,7 @@ func (p *pages) scanElement(e item, at int64, visit func(item) error) error {
 	for i := pageHeader; i+elementHeader <= len(inner); i += elementHeader {
 		if child, ok := leafElement(inner[i:]); ok && child.flags == 0 && len(child.key) > 0 && len(child.key) <= maxKeyBytes {
 			child.bucket = string(e.key)
+			child.at = e.at + int64(len(e.key)+bucketHeader+i) + int64(binary.NativeEndian.Uint32(inner[i+4:]))
 			if err := visit(child); err != nil {
 				return err
 			}

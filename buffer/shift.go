@@ -63,7 +63,7 @@ func (q *Queue) begin() error {
 	if err != nil {
 		return errors.Join(err, os.Remove(generationPath(q.cfg.Dir, number)))
 	}
-	q.adopt(&generation{file: f, number: number}, c.global+1)
+	q.adopt(&generation{file: f, number: number, id: q.id}, c.global+1)
 	return nil
 }
 

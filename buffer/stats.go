@@ -1,6 +1,8 @@
 package buffer
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	gateway "iothub-gateway"
@@ -81,13 +83,23 @@ func (q *Queue) setFailure(err error) {
 func (q *Queue) Health() Health {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	h := Health{State: "working", Since: q.since, Aside: slices.Clone(q.aside)}
 	switch {
 	case q.failure != nil:
-		return Health{State: "unavailable", Since: q.since, Reason: q.failure.Error()}
-	case time.Since(q.fullAt) <= fullFor && q.cfg.WhenFull == RefuseNew:
-		return Health{State: "full", Since: q.fullSince, Reason: "the queue has reached its limit and refuses new entries; raise the limit, or see why nothing is delivered"}
+		h.State, h.Reason = "unavailable", q.failure.Error()
 	case time.Since(q.fullAt) <= fullFor:
-		return Health{State: "full", Since: q.fullSince, Reason: "the queue has reached its limit and drops the oldest entries; raise the limit, or see why nothing is delivered"}
+		h.State, h.Since = "full", q.fullSince
+		does := "drops the oldest entries"
+		if q.cfg.WhenFull == RefuseNew {
+			does = "refuses new entries"
+		}
+		h.Reason = fmt.Sprintf("the queue has reached its limit and %s; raise the limit, or see why nothing is delivered", does)
+	case len(h.Aside) > 0:
+		h.State = "degraded"
+		h.Reason = fmt.Sprintf("%s could not be used and was set aside, with what was whole in it kept; see 'gateway queue repair', then remove it", h.Aside[0])
+		if n := len(h.Aside); n > 1 {
+			h.Reason = fmt.Sprintf("%s and %d more could not be used and were set aside, with what was whole in them kept; see 'gateway queue repair', then remove them", h.Aside[0], n-1)
+		}
 	}
-	return Health{State: "working", Since: q.since}
+	return h
 }

@@ -117,10 +117,7 @@ func addDeviceCA(hub *hubsim.Hub, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := hub.AddDeviceCA(text); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
+	return hub.AddDeviceCA(text)
 }
 
 // isLocal tells whether a hub's name means this machine.
