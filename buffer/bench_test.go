@@ -2,6 +2,7 @@ package buffer_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -158,8 +159,9 @@ func BenchmarkOpen(b *testing.B) {
 	b.ResetTimer()
 	began := time.Now()
 	keys := 0
-	for _, name := range files(b, path) {
-		keys += scanKeys(b, filepath.Join(path, name))
+	names := files(b, path)
+	for i, name := range names {
+		keys += scanKeys(b, filepath.Join(path, name), i < len(names)-1)
 	}
 	bare := time.Since(began)
 	if keys != b.N {
@@ -182,15 +184,21 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(b.N), "B-heap/msg")
 }
 
-// scanKeys opens a file as the queue does a sealed one and counts its records.
-func scanKeys(b *testing.B, path string) (n int) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, NoFreelistSync: true})
+// scanKeys opens a file as the queue does and reads its keys.
+func scanKeys(b *testing.B, path string, sealed bool) (n int) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: sealed, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		b.Fatal(err)
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte("log")).Cursor()
+		last := uint64(0)
 		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			global := binary.BigEndian.Uint64(k)
+			if global <= last {
+				return errors.New("out of order")
+			}
+			last = global
 			n++
 		}
 		return nil

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
@@ -13,15 +14,19 @@ import (
 // loader fills the queue's memory from its files. Of the log it reads the keys and the first bytes of
 // the records, from the newest to the oldest: so it comes upon a gap before what the gap covers.
 type loader struct {
-	q       *Queue
-	epoch   uint32
-	global  uint64 // the highest
-	lanes   map[uint32]*laneLoader
-	id      string
-	numbers uint32 // the highest
-	lost    []lostRun
-	other   map[string]value
+	q        *Queue
+	epoch    uint32
+	global   uint64 // the highest
+	lanes    map[uint32]*laneLoader
+	byNumber []*laneLoader // the same, as far as the numbers are small
+	id       string
+	numbers  uint32 // the highest
+	lost     []lostRun
+	other    map[string]value
 }
+
+// maxByNumber bounds what a damaged number can make the loader allocate.
+const maxByNumber = 1 << 20
 
 // load reads gens, oldest first.
 func (q *Queue) load(gens []*generation) (*loader, error) {
@@ -44,6 +49,12 @@ func (q *Queue) load(gens []*generation) (*loader, error) {
 			return nil, fmt.Errorf("%s: %w", g.path, err)
 		}
 		g.id = l.id
+	}
+	l.byNumber = make([]*laneLoader, min(l.numbers+1, maxByNumber))
+	for n, lane := range l.lanes {
+		if int(n) < len(l.byNumber) {
+			l.byNumber[n] = lane
+		}
 	}
 	if err := l.logs(gens, txs); err != nil {
 		return nil, err
@@ -145,11 +156,34 @@ func (l *loader) numbered(n uint32) *laneLoader {
 	return lane
 }
 
-// head is where a cursor stands.
+// head is where a cursor stands: at the key global and number.
 type head struct {
-	gen  *generation
-	c    *bbolt.Cursor
-	k, v []byte
+	gen    *generation
+	c      *bbolt.Cursor
+	k, v   []byte
+	global uint64
+	number uint32
+}
+
+// read takes in the key that the cursor has come to.
+func (h *head) read(k, v []byte) error {
+	h.k, h.v = k, v
+	if k == nil {
+		return nil
+	}
+	var ok bool
+	if h.global, h.number, ok = parseKey(k); !ok {
+		return fmt.Errorf("%s: %w: key %x in the log", h.gen.path, ErrDamaged, k)
+	}
+	return nil
+}
+
+// compare tells which key comes first. Nothing has come before what was never read.
+func (h *head) compare(other *head) int {
+	if h.global != other.global {
+		return cmp.Compare(h.global, other.global)
+	}
+	return cmp.Compare(h.number, other.number)
 }
 
 // logs visits the records of all logs by descending key; of equal keys only the one in the newest
@@ -158,60 +192,61 @@ func (l *loader) logs(gens []*generation, txs []*bbolt.Tx) error {
 	heads := make([]*head, 0, len(gens))
 	for i := len(gens) - 1; i >= 0; i-- { // the newest first
 		h := &head{gen: gens[i], c: txs[i].Bucket([]byte(bucketLog)).Cursor()}
-		if h.k, h.v = h.c.Last(); h.k != nil {
-			heads = append(heads, h)
+		if err := h.read(h.c.Last()); err != nil {
+			return err
 		}
+		heads = append(heads, h)
 	}
-	for len(heads) > 0 {
-		best, bound := heads[0], []byte(nil) // bound is the highest key of the others
+	for heads = deleteEmpty(heads); len(heads) > 0; heads = deleteEmpty(heads) {
+		best, bound := heads[0], &head{} // bound is the highest of the others
 		for _, h := range heads[1:] {
-			if bytes.Compare(h.k, best.k) > 0 {
-				best, bound = h, best.k
-			} else if bytes.Compare(h.k, bound) > 0 {
-				bound = h.k
+			if h.compare(best) > 0 {
+				best, bound = h, best
+			} else if h.compare(bound) > 0 {
+				bound = h
 			}
 		}
 		if err := l.drain(best, bound); err != nil {
 			return err
 		}
-		if bound != nil && bytes.Equal(best.k, bound) { // of equal keys the one in the newest file counts
-			if err := l.drainEqual(heads, bound); err != nil {
+		if bound.k != nil && best.k != nil && best.compare(bound) == 0 {
+			if err := l.drainEqual(heads, *bound); err != nil {
 				return err
 			}
 		}
-		heads = deleteEmpty(heads)
 	}
 	return nil
 }
 
 // drain visits the records of h while their keys are above bound.
-func (l *loader) drain(h *head, bound []byte) error {
-	for h.k != nil && bytes.Compare(h.k, bound) > 0 {
+func (l *loader) drain(h, bound *head) error {
+	for h.k != nil && h.compare(bound) > 0 {
 		if err := l.visit(h); err != nil {
 			return err
 		}
-		h.k, h.v = h.c.Prev()
+		if err := h.read(h.c.Prev()); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // drainEqual passes the heads that stand at key; the first of them is in the newest file.
-func (l *loader) drainEqual(heads []*head, key []byte) error {
-	key = bytes.Clone(key)
+func (l *loader) drainEqual(heads []*head, at head) error {
 	visited := false
 	for _, h := range heads {
-		if !bytes.Equal(h.k, key) {
+		if h.k == nil || h.compare(&at) != 0 {
 			continue
 		}
-		h.gen.total++
-		if !visited {
-			h.gen.total--
-			if err := l.visit(h); err != nil {
-				return err
-			}
-			visited = true
+		if visited {
+			h.gen.total++
+		} else if err := l.visit(h); err != nil {
+			return err
 		}
-		h.k, h.v = h.c.Prev()
+		visited = true
+		if err := h.read(h.c.Prev()); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -228,18 +263,19 @@ func deleteEmpty(heads []*head) []*head {
 
 // visit takes one record.
 func (l *loader) visit(h *head) error {
-	global, number, ok := parseKey(h.k)
-	if !ok {
-		return fmt.Errorf("%s: %w: key %x in the log", h.gen.path, ErrDamaged, h.k)
+	var lane *laneLoader
+	if int(h.number) < len(l.byNumber) {
+		lane = l.byNumber[h.number]
+	} else {
+		lane = l.lanes[h.number]
 	}
-	lane := l.lanes[number]
 	if lane == nil || lane.id == "" {
 		return fmt.Errorf("%s: %w: key %x in the log is of an unknown identity", h.gen.path, ErrDamaged, h.k)
 	}
-	l.global = max(l.global, global)
+	l.global = max(l.global, h.global)
 	h.gen.total++
-	if global > lane.mark.global {
-		lane.visit(l, h, global)
+	if h.global > lane.mark.global {
+		lane.visit(l, h, h.global)
 	}
 	return nil
 }

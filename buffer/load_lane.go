@@ -72,8 +72,7 @@ func (lane *laneLoader) visit(l *loader, h *head, global uint64) {
 
 // elementOf reads a record of which nothing is expected.
 func elementOf(h *head) (first, last uint64, gap, ok bool) {
-	global, number, _ := parseKey(h.k)
-	if check(makeKey(global, number), h.v) != nil {
+	if check(makeKey(h.global, h.number), h.v) != nil {
 		return 0, 0, false, false
 	}
 	last = sequenceOf(h.v)
