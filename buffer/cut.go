@@ -10,7 +10,8 @@ import (
 // cutting asks for ends of packs to be committed, before the packs are handed out.
 type cutting struct {
 	lane *Lane
-	ends []uint64 // ascending, above those that are committed
+	ends []uint64 // ascending, above those that are committed, or
+	half bool     // in the middle of a pack that is there
 }
 
 // packs tells whether the lane's messages are packs: by the configuration, or because some were cut
@@ -127,7 +128,7 @@ func (l *Lane) cutAndPack(ctx context.Context, entries []Entry, most int, whole 
 		}
 		ends := planCuts(rest, limit, whole && len(cuts) == 0)
 		if ends = ends[:min(len(ends), most-len(cuts))]; len(ends) > 0 {
-			if err := l.q.cut(ctx, cutting{l, ends}); err != nil {
+			if err := l.q.cut(ctx, cutting{lane: l, ends: ends}); err != nil {
 				return nil, err
 			}
 			cuts = l.cutsBehind(after)
@@ -222,12 +223,12 @@ func (q *Queue) planCutting(w *work, c cutting) {
 		}
 	}
 	for _, end := range c.ends {
-		if len(ends) == 0 || end > ends[len(ends)-1] {
-			ends = append(ends, end)
+		if at, found := slices.BinarySearch(ends, end); !found && (at == len(ends) || c.half) {
+			ends = slices.Insert(ends, at, end)
 		}
 	}
 	w.values = append(w.values, cutsValue(c.lane.number, ends))
-	w.cuts = append(w.cuts, cutting{c.lane, ends})
+	w.cuts = append(w.cuts, cutting{lane: c.lane, ends: ends})
 }
 
 // cutsBehind is the ends of packs above a sequence that are committed and have not left.
@@ -271,4 +272,21 @@ func parseCuts(content []byte) (ends []uint64, ok bool) {
 		ends = append(ends, binary.BigEndian.Uint64(content))
 	}
 	return ends, len(content) == 0 && slices.IsSorted(ends)
+}
+
+// halve cuts the lane's oldest pack, which ends at seq, in two; false if it is no pack of several.
+func (l *Lane) halve(ctx context.Context, seq uint64) (halved bool, err error) {
+	l.mu.Lock()
+	_, cut := slices.BinarySearch(l.cuts, seq)
+	from := l.from(0)
+	n := l.chain.count(from, seq)
+	var middle []element
+	if cut && n > 1 {
+		middle = l.chain.appendTo(nil, from, n/2)
+	}
+	l.mu.Unlock()
+	if len(middle) == 0 {
+		return false, nil
+	}
+	return true, l.q.cut(ctx, cutting{lane: l, ends: []uint64{middle[len(middle)-1].last}, half: true})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -181,4 +182,47 @@ func TestAPackThatCannotBeCutIsNotHandedOut(t *testing.T) {
 		return err == nil
 	})
 	packed(t, q, 0, 1, 10)
+}
+
+func TestADeadPackIsHalvedUntilTheOneEntryIsAlone(t *testing.T) {
+	cfg := buffer.Config{Dir: queuePath(t), Batch: buffer.Batch{MaxBytes: 64 << 10}}
+	q, stop := startWith(t, cfg)
+	for n := 1; n <= 8; n++ {
+		put(t, q, sized("a", n, 100))
+	}
+	l := q.Lane("a")
+	whole := next(t, l, 0, 1)[0]
+	for _, size := range []int{8, 4, 2, 1} { // the third entry is the one
+		e := next(t, l, 0, 1)[0]
+		if e.Packed != size {
+			t.Fatalf("%d of %d: %+v", e.Packed, size, e)
+		}
+		if size == 2 { // its first half is good
+			l.Ack(e.Seq)
+			eventually(t, func() bool { return q.Stats().Acked == e.Seq })
+			e = next(t, l, e.Seq, 1)[0]
+		}
+		if err := l.Dead(t.Context(), e.Seq, "poison"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	letters, err := q.DeadLetters()
+	if err != nil || len(letters) != 1 || letters[0].ID != whole.Queue+"-3-3" {
+		t.Fatalf("%+v %v", letters, err)
+	}
+	stop()
+	q, _ = startWith(t, cfg)
+	var got []string
+	for after := uint64(2); after < 8; {
+		e := next(t, q.Lane("a"), after, 1)[0]
+		got = append(got, e.ID())
+		after = e.Seq
+	}
+	want := []string{"-3-3", "-4-4", "-5-8"}
+	for i := range want {
+		want[i] = whole.Queue + want[i]
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("then %v, want %v", got, want)
+	}
 }

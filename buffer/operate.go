@@ -147,8 +147,12 @@ func (q *Queue) Drop(ctx context.Context, id gateway.IdentityID) (n int64, err e
 
 // Dead says that the hub never takes the entry seq, the lane's oldest that is not acknowledged. It goes
 // to the dead letters, and a gap, which Next returns after the entry before it, takes its place. It is
-// durable when Dead returns nil. A gap cannot be dead: it is acknowledged.
+// durable when Dead returns nil. A pack of several is cut in two instead: Next then returns its first
+// half after the entry before it. A gap cannot be dead: it is acknowledged.
 func (l *Lane) Dead(ctx context.Context, seq uint64, reason string) error {
+	if halved, err := l.halve(ctx, seq); halved || err != nil {
+		return err
+	}
 	l.mu.Lock()
 	elements := l.chain.appendTo(nil, l.from(0), 1)
 	l.mu.Unlock()
@@ -170,8 +174,12 @@ func (l *Lane) Dead(ctx context.Context, seq uint64, reason string) error {
 		l.Ack(seq)
 		return nil
 	}
+	message := e
+	if l.packs() {
+		message = pack(entries[:1])
+	}
 	now, _ := l.q.clock()
-	if err := l.q.bury(ctx, DeadLetter{ID: e.ID(), Telemetry: e.Telemetry, Reason: reason, Time: now}); err != nil {
+	if err := l.q.bury(ctx, DeadLetter{ID: message.ID(), Telemetry: e.Telemetry, Reason: reason, Time: now}); err != nil {
 		return fmt.Errorf("buffer: %s entry %d cannot become a dead letter: %w", l.id, seq, err)
 	}
 	return l.q.ask(ctx, l.one(elements[0], ReasonDeadLetter))
