@@ -2,10 +2,12 @@
 // and modules, and as much of the service REST side as a test needs.
 //
 // The promise: it behaves towards a client as the real hub does where that is known (clauses CON-, SAS-,
-// D2C-, TWIN-, METH-, THR- and CLOSE- of the hub contract), it is strict where the real hub hangs up, and it says in
-// one log line what the client did wrong. A PUBACK means that the message is stored; with a Dir it means
-// that the message is on disk and survives kill -9 and power loss. PUBACKs come in the order of the
-// publishes. It shares no code with the gateway that it judges.
+// WILL-, D2C-, C2D-, TWIN-, METH-, THR- and CLOSE- of the hub contract), it is strict where the real hub
+// hangs up, and it says in one log line what the client did wrong. A PUBACK means that the message is
+// stored; with a Dir it means that the message is on disk and survives kill -9 and power loss. So do
+// devices, twins, kept sessions with their subscriptions, and cloud-to-device messages until a device has
+// acknowledged them. PUBACKs come in the order of the publishes. It shares no code with the gateway that
+// it judges.
 //
 // # Azure's own REST paths
 //

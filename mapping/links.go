@@ -133,22 +133,12 @@ func (d *draft) checkLinks() {
 	}
 }
 
-// checkTimeout compares the timeout with what the longest answer takes on the line (MB-24).
+// checkTimeout compares the timeout with what the longest exchange takes on the line (MB-24).
 func (l *link) checkTimeout() {
 	c := &l.config
 	floor := time.Duration(0)
 	if c.Serial != nil {
-		longest := 0
-		for _, dev := range c.Devices {
-			for _, b := range modbus.Plan(dev, dev.Points, nil) {
-				size := 2 * b.Quantity
-				if b.Table.Bits() {
-					size = (b.Quantity + 7) / 8
-				}
-				longest = max(longest, size)
-			}
-		}
-		floor = (c.LineTime(5, 2+longest) + serialMargin).Round(time.Millisecond)
+		floor = (l.longest() + serialMargin).Round(time.Millisecond)
 	}
 	switch {
 	case c.Timeout == 0 && c.Serial != nil:
@@ -156,9 +146,28 @@ func (l *link) checkTimeout() {
 	case c.Timeout == 0:
 		c.Timeout = builtInTimeout
 	case c.Timeout < floor:
-		l.timeout.complain("E041", "timeout %s is shorter than the longest answer at %s, which takes %s and the device's own time; write at least %s, or a smaller max_read",
+		l.timeout.complain("E041", "timeout %s is shorter than the longest exchange at %s, which takes %s and the device's own time; write at least %s, or a smaller max_read",
 			shortTime(c.Timeout), c.Serial, shortTime(floor-serialMargin), shortTime(floor))
 	}
+}
+
+// longest is what the longest read or write of the link's points takes on the line.
+func (l *link) longest() (longest time.Duration) {
+	for _, dev := range l.config.Devices {
+		for _, b := range modbus.Plan(dev, dev.Points, nil) {
+			size := 2 * b.Quantity
+			if b.Table.Bits() {
+				size = (b.Quantity + 7) / 8
+			}
+			longest = max(longest, l.config.LineTime(5, 2+size))
+		}
+		for _, p := range dev.Points {
+			if p.Writable && !p.Table.Bits() {
+				longest = max(longest, l.config.LineTime(6+2*p.Registers(), 5))
+			}
+		}
+	}
+	return longest
 }
 
 // writable is how many points of the link have write.

@@ -230,6 +230,20 @@ func TestALinkMeansWhatItSays(t *testing.T) {
 	}
 }
 
+// A write of a long text takes longer than reading it back: the timeout of a slow line leaves room for both.
+func TestTheTimeoutOfASlowLineFitsItsLongestExchange(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"x: { at: holding 5, type: string(100) }":              1230 * time.Millisecond, // 8 and 105 characters of 11 bits, and 100 ms
+		"x: { at: holding 5, type: string(100), write: true }": 1270 * time.Millisecond, // 109 and 8
+		"x: { at: coil 0 }":                                    time.Second,
+	} {
+		plant := good(t, "devices:\n  d: { local: true, modbus: { serial: /dev/ttyS1, baud: 1100, parity: even, stop_bits: 1, unit: 1, addressing: zero }, points: { "+text+" } }\n")
+		if got := plant.Links[0].Timeout; got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestTheCloserSettingWins(t *testing.T) {
 	plant := good(t, `defaults: { poll: 2s, publish: { on: poll, at_least_every: 1h, at_most_every: 1s }, offline: { after: 5 } }
 profiles:

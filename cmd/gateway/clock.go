@@ -89,6 +89,9 @@ func (c *clock) steady(r reading) bool {
 	return (ran - passed).Abs() <= allowed
 }
 
+// clockBehind is what the status page says of a clock that cannot be right.
+const clockBehind = "before the last time that was known to be right"
+
 // Synchrony is what the status page says of the clock.
 func (c *clock) Synchrony() string {
 	_, good := c.Now()
@@ -96,7 +99,7 @@ func (c *clock) Synchrony() string {
 	defer c.mu.Unlock()
 	switch {
 	case !good && c.now != unsynchronised:
-		return "before the last time that was known to be right"
+		return clockBehind
 	case c.trusted:
 		return "trusted"
 	case good && c.now == unsynchronised:

@@ -117,7 +117,10 @@ func addDeviceCA(hub *hubsim.Hub, path string) error {
 	if err != nil {
 		return err
 	}
-	return hub.AddDeviceCA(text)
+	if err := hub.AddDeviceCA(text); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // isLocal tells whether a hub's name means this machine.

@@ -46,12 +46,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second Ctrl-C ends the process at once.
 	context.AfterFunc(ctx, stop)
-	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdout, os.Stderr, start}))
+	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdout, os.Stderr, os.Stdin, start}))
 }
 
 // streams is where a command writes: out what was asked for, err what happens meanwhile.
 type streams struct {
 	out, err io.Writer
+	in       io.Reader // a person's answers
 	started  time.Time // of the process
 }
 
@@ -59,6 +60,12 @@ type streams struct {
 func terminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(file.Fd()) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// interactive tells whether a person can answer on r.
+func interactive(r io.Reader) bool {
+	file, ok := r.(*os.File)
+	return ok && isatty.IsTerminal(file.Fd())
 }
 
 // execute runs one command line and returns its exit code.
@@ -88,7 +95,7 @@ Then write your own mapping, check it, and run it:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &failure{exitUsage, fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())}
 	})
-	root.AddCommand(demoCommand(io), checkCommand(io), runCommand(io), statusCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
+	root.AddCommand(demoCommand(io), checkCommand(io), runCommand(io), statusCommand(io), queueCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

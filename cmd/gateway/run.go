@@ -144,5 +144,6 @@ func controlTask(path string, s *service, health func() status.Health) (task, er
 		control.WriteJSON(w, page)
 	})
 	mux.Handle("GET /healthz", status.Handler(health))
+	serveQueue(mux, s.access())
 	return task{"control socket", func(ctx context.Context) error { return control.Serve(ctx, listener, mux) }}, nil
 }

@@ -60,6 +60,7 @@ type service struct {
 	up        *bridge.Up
 	pool      *upstream.Pool
 	started   time.Time
+	rates     rates
 	// stopping ends when the adapters begin to stop: from then on commands are refused.
 	stopping     context.Context
 	stopCommands context.CancelFunc
@@ -297,11 +298,9 @@ func (s *service) Status() control.Status {
 	queue := s.queue.Stats()
 	page := control.Status{
 		Mapping: s.cfg.mappingPath, Hub: s.cfg.plant.Hub.Host, PID: os.Getpid(), Started: s.started,
-		Queue: control.QueueStatus{
-			Dir: filepath.Join(s.cfg.stateDir, queueName), ID: s.queue.ID(), Clock: s.cfg.clock.Synchrony(),
-			Entries: queue.Entries, Bytes: queue.Bytes, Put: queue.Put, Acked: queue.Acked,
-		},
+		Queue: queueStatus(s.queue, queue, s.queueDir()),
 	}
+	page.Queue.Clock = s.cfg.clock.Synchrony()
 	for _, link := range s.pool.Stats() {
 		lane := queue.Lanes[link.Identity]
 		page.Identities = append(page.Identities, control.IdentityStatus{
@@ -313,7 +312,7 @@ func (s *service) Status() control.Status {
 		if lane := queue.Lanes[id]; lane.Entries > 0 && !s.knows(id) {
 			page.Identities = append(page.Identities, control.IdentityStatus{
 				Identity: string(id), Since: s.started, Waiting: lane.Entries, Oldest: lane.Oldest,
-				LastError: "not in the mapping; put it back and its messages are delivered",
+				LastError: notInMapping,
 			})
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
@@ -24,8 +23,8 @@ func statusCommand(io streams) *cobra.Command {
 		Long: `status asks the running gateway over its control socket and shows the queue, every identity's
 connection and every field device.
 
-Exit code: 0 all identities are connected, no device is offline and none refuses a point, 1 something is not well or no
-gateway runs, 2 wrong command line.`,
+Exit code: 0 all identities are connected, the queue is working, no device is offline and none refuses a point, 1 something
+is not well or no gateway runs, 2 wrong command line.`,
 		Args: words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			var page control.Status
@@ -54,8 +53,11 @@ gateway runs, 2 wrong command line.`,
 	return c
 }
 
-// well tells whether everything is connected.
+// well tells whether everything is connected and the queue is working.
 func well(page control.Status) bool {
+	if page.Queue.State != queueWorking {
+		return false
+	}
 	for _, id := range page.Identities {
 		if !id.Connected {
 			return false
@@ -74,9 +76,11 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	for _, reason := range page.Reasons {
 		fmt.Fprintf(w, "  %s\n", reason)
 	}
-	fmt.Fprintf(w, "queue %s: %s waiting (%s); %s accepted and %s delivered since it was made\n\n", page.Queue.Dir,
-		humanize.Comma(page.Queue.Entries), humanize.IBytes(uint64(page.Queue.Bytes)),
-		humanize.Comma(int64(page.Queue.Put)), humanize.Comma(int64(page.Queue.Acked)))
+	fmt.Fprintln(w, queueLine(page.Queue))
+	if doubt := clockDoubt(page.Queue); doubt != "" {
+		fmt.Fprintln(w, doubt)
+	}
+	fmt.Fprintln(w)
 
 	t := newTable(w, "identity", "hub", "for", "waiting", "oldest", "delivered", "repeated", "last error")
 	for _, id := range page.Identities {

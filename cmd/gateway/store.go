@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
+	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/control"
 )
 
 // What stands in the state directory.
@@ -15,6 +19,9 @@ const (
 	queueName = "queue"
 	stateName = "state.db" // small facts that survive a restart
 )
+
+// notInMapping is what stands in the way of a lane whose identity the mapping does not have.
+const notInMapping = "not in the mapping; put it back and its messages are delivered"
 
 // openStore opens what the gateway keeps on disk.
 func openStore(cfg serviceConfig) (*buffer.Queue, *buffer.State, error) {
@@ -55,4 +62,35 @@ func queueConfig(cfg serviceConfig) buffer.Config {
 		c.Batch = buffer.Batch{MaxBytes: b.Batch.MaxBytes, MaxWait: b.Batch.MaxWait}
 	}
 	return c
+}
+
+func (s *service) queueDir() string { return filepath.Join(s.cfg.stateDir, queueName) }
+
+// sample keeps the rates of the lanes up to date; it is called every few seconds.
+func (s *service) sample(now time.Time) { s.rates.sample(s.queue.Stats().Lanes, now) }
+
+// access is what the control socket can do with the queue.
+func (s *service) access() queueAccess {
+	q := accessTo(s.queue, s.queueDir())
+	q.page = func(context.Context) (control.QueuePage, error) { return s.queuePage(), nil }
+	return q
+}
+
+// queuePage is the queue with all that is known about its lanes.
+func (s *service) queuePage() control.QueuePage {
+	page := queuePage(s.queue, s.queueDir())
+	page.Clock = s.cfg.clock.Synchrony()
+	trouble := map[string]string{}
+	for _, link := range s.pool.Stats() {
+		trouble[string(link.Identity)] = link.LastError
+	}
+	for i := range page.Lanes {
+		l := &page.Lanes[i]
+		l.In, l.Out = s.rates.of(gateway.IdentityID(l.Identity))
+		l.LastError = trouble[l.Identity]
+		if !s.knows(gateway.IdentityID(l.Identity)) && l.Entries > 0 {
+			l.LastError = notInMapping
+		}
+	}
+	return page
 }

@@ -83,7 +83,11 @@ type supervisor struct {
 func newSupervisor(s *service, log zerolog.Logger) *supervisor {
 	v := &supervisor{service: s, log: log}
 	v.health.Store(&status.Health{State: status.Starting})
-	v.probes = append(v.probes, &probe{name: "the queue's writer", limit: stuckAfter, beat: s.queue.Beat})
+	v.probes = append(v.probes, &probe{
+		name: "the queue's writer", limit: stuckAfter,
+		// That the disk fails is no sign of death; the queue's health says it.
+		beat: func(ctx context.Context) error { _ = s.queue.Beat(ctx); return nil },
+	})
 	for i, link := range s.links {
 		config := s.cfg.plant.Links[i]
 		v.probes = append(v.probes, &probe{
@@ -120,6 +124,7 @@ func (v *supervisor) Run(ctx context.Context) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		v.service.sample(time.Now())
 		h := v.look(time.Now())
 		v.tell(h)
 		if h.State != status.Stuck {
@@ -186,6 +191,9 @@ func (v *supervisor) look(now time.Time) status.Health {
 		}
 	}
 	page := v.service.Status()
+	if trouble := queueTrouble(page.Queue); trouble != "" {
+		add(status.Degraded, trouble)
+	}
 	for _, id := range page.Identities {
 		switch {
 		case !id.Connected && now.Sub(page.Started) > connectGrace && now.Sub(id.Since) > renewGrace:
