@@ -1,21 +1,11 @@
 package main
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
-
-// TestMain makes this test program, which is /proc/self/exe here, also the process that checks a file.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == checkFileWord {
-		os.Exit(execute(context.Background(), os.Args[1:], streams{os.Stdout, os.Stderr, time.Now()}))
-	}
-	os.Exit(m.Run())
-}
 
 func TestAQueueFileIsCheckedInAProcessOfItsOwn(t *testing.T) {
 	data, err := os.ReadFile("../../buffer/testdata/format1.db")
