@@ -37,3 +37,6 @@ func ReachablePages(data []byte) map[int]bool {
 
 // SealValue is sealValue.
 var SealValue = sealValue
+
+// LockFile is lockFile.
+var LockFile = lockFile

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"unicode/utf8"
 
 	"go.etcd.io/bbolt"
 )
@@ -115,8 +116,11 @@ func (w *wreck) successor(sound bool) heritage {
 // survey finds the values: in any page first, then, because they are the present ones, those that can
 // be reached. Of marks the highest counts.
 func (w *wreck) survey(ctx context.Context) error {
-	values := map[string]value{}
+	values, names := map[string]value{}, map[string]value{}
 	_, err := w.scan(ctx, func(e item) error {
+		if e.bucket == bucketIdentities && utf8.Valid(e.value) { // inside of its bucket: in format 1 that has to do
+			w.take(names, e.bucket, e.key, e.value)
+		}
 		for _, bucket := range buckets() {
 			if content, ok := openValue(bucket, e.key, e.value); ok && bucket != bucketLog {
 				w.take(values, bucket, e.key, content)
@@ -129,6 +133,7 @@ func (w *wreck) survey(ctx context.Context) error {
 	}
 	if _, later := values[bucketMeta+keyFormat]; !later {
 		w.format = 1
+		values = names
 	}
 	for _, m := range slices.Backward(w.metas) { // the newest last
 		w.lost, w.broken = 0, map[uint32][]uint64{}
