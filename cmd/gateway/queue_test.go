@@ -306,6 +306,38 @@ func TestVerifySaysThatASoundQueueIsSound(t *testing.T) {
 	})
 }
 
+func TestVerifyNamesTheFileThatIsDamagedAndRepairSavesTheRest(t *testing.T) {
+	s := newShelf(t, false)
+	path := filepath.Join(s.state, queueName, "00000001.db")
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Pages that are not in use any more hold it as well.
+	file = bytes.ReplaceAll(file, []byte(`{"n":3}`), []byte(`{"n":9}`))
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := s.run("verify")
+	if code != exitFailed || !strings.Contains(out, "00000001.db") || !strings.Contains(errs, "repair") {
+		t.Fatalf("exit code %d\n%s%s", code, out, errs)
+	}
+	s.run("repair")
+	all := s.good("export", "boiler")
+	for _, n := range []int{1, 2, 4, 5} {
+		if !strings.Contains(all, fmt.Sprintf(`{"n":%d}`, n)) {
+			t.Errorf("message %d is not there any more\n%s", n, all)
+		}
+	}
+	if strings.Contains(all, `{"n":9}`) {
+		t.Errorf("a wrong message is there\n%s", all)
+	}
+	out, _, code = s.run("list")
+	if code != exitFailed || !strings.Contains(out, "damaged") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+}
+
 func TestWhereThereIsNoQueueTheCommandSaysWhichFlagToUse(t *testing.T) {
 	s := &shelf{t: t, state: t.TempDir(), runtime: t.TempDir()}
 	for _, args := range [][]string{{"list"}, {"show", "boiler"}, {"export"}, {"verify"}, {"dead", "list"}, {"drop", "boiler", "--yes"}} {

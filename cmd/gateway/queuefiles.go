@@ -20,7 +20,7 @@ func openQueue(o *queueOptions) (*buffer.Queue, error) {
 	if _, err := os.Stat(o.queueDir()); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no queue in %s; name the gateway's --state-dir", o.state)
 	}
-	q, err := buffer.Open(buffer.Config{Dir: o.queueDir()})
+	q, err := buffer.Open(buffer.Config{Dir: o.queueDir(), Check: queueFileCheck()})
 	if errors.Is(err, buffer.ErrInUse) {
 		return nil, fmt.Errorf("%w; name the --runtime-dir of the gateway that runs on it, or stop that", err)
 	}

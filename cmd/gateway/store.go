@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -31,9 +30,6 @@ func openStore(cfg serviceConfig) (*buffer.Queue, *buffer.State, error) {
 	queue, err := buffer.Open(queueConfig(cfg))
 	if errors.Is(err, buffer.ErrInUse) {
 		return nil, nil, fmt.Errorf("another gateway works in %s; stop that one or give this one its own --state-dir", cfg.stateDir)
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, nil, fmt.Errorf("state directory %s cannot be written by user %d: %w; give it to that user, or choose another with --state-dir", cfg.stateDir, os.Getuid(), fs.ErrPermission)
 	}
 	if err != nil {
 		return nil, nil, err
