@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -182,18 +183,15 @@ func (d *sdkDevice) do(op string, arguments fields) json.RawMessage {
 type sdkVariant struct {
 	transport string
 	module    string // "" is a device
-	x509      bool
+	proof     string // sas; thumbprint or authority of a certificate
 }
 
 func (v sdkVariant) String() string {
-	parts := []string{v.transport, "device", "sas"}
+	kind := "device"
 	if v.module != "" {
-		parts[1] = "module"
+		kind = "module"
 	}
-	if v.x509 {
-		parts[2] = "x509"
-	}
-	return strings.Join(parts, " ")
+	return v.transport + " " + kind + " " + v.proof
 }
 
 // identity is "dev1" or "dev1/mod1".
@@ -207,16 +205,33 @@ func (v sdkVariant) identity() string {
 // config registers the identity and says how to be it.
 func (v sdkVariant) config(t *testing.T, hub *hubsim.Hub) sdkConfig {
 	t.Helper()
-	cfg := sdkConfig{Transport: v.transport, Module: v.module}
-	key, err := hub.Register("dev1", v.module)
+	cfg := sdkConfig{Transport: v.transport, Host: sdkName, Device: "dev1", Module: v.module}
+	var c hubsim.Credential
+	switch v.proof {
+	case "thumbprint":
+		leaf := issue(t, "any name", nil)
+		c.Thumbprint = fmt.Sprintf("%X", sha256.Sum256(leaf.Certificate[0]))
+		cfg.Cert, cfg.Key = pemOf(t, leaf)
+	case "authority":
+		root := issue(t, "plant 7", nil)
+		text, _ := pemOf(t, root)
+		if err := hub.AddDeviceCA([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		c.X509CA = true
+		cfg.Cert, cfg.Key = pemOf(t, issue(t, v.identity(), &root))
+	}
+	c, err := hub.RegisterWith("dev1", v.module, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.ConnectionString = "HostName=" + sdkName + ";DeviceId=dev1"
-	if v.module != "" {
-		cfg.ConnectionString += ";ModuleId=" + v.module
+	if v.proof == "sas" {
+		cfg.ConnectionString = "HostName=" + sdkName + ";DeviceId=dev1"
+		if v.module != "" {
+			cfg.ConnectionString += ";ModuleId=" + v.module
+		}
+		cfg.ConnectionString += ";SharedAccessKey=" + c.PrimaryKey
 	}
-	cfg.ConnectionString += ";SharedAccessKey=" + key
 	return cfg
 }
 
@@ -224,29 +239,34 @@ func (v sdkVariant) config(t *testing.T, hub *hubsim.Hub) sdkConfig {
 // connection ends.
 func (r *sdkRun) rival(lost chan<- error) mqtt.Client {
 	r.t.Helper()
-	key, err := r.hub.Register("dev1", r.module)
-	if err != nil {
-		r.t.Fatal(err)
+	trust := &tls.Config{RootCAs: r.hub.CAPool()}
+	options := mqtt.NewClientOptions().AddBroker("ssl://" + r.hub.MQTTAddr()).SetClientID(r.identity()).
+		SetUsername(sdkName + "/" + r.identity() + "/?api-version=2021-04-12").
+		SetTLSConfig(trust).SetProtocolVersion(4).SetCleanSession(false).SetAutoReconnect(false).SetConnectRetry(false).
+		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
+	if r.proof != "sas" {
+		certificate, err := tls.X509KeyPair([]byte(r.cfg.Cert), []byte(r.cfg.Key))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		trust.Certificates = []tls.Certificate{certificate}
+		return mqtt.NewClient(options)
 	}
+	_, key, _ := strings.Cut(r.cfg.ConnectionString, "SharedAccessKey=")
 	resource := sdkName + "/devices/dev1"
 	if r.module != "" {
 		resource += "/modules/" + r.module
 	}
-	return mqtt.NewClient(mqtt.NewClientOptions().AddBroker("ssl://" + r.hub.MQTTAddr()).SetClientID(r.identity()).
-		SetUsername(sdkName + "/" + r.identity() + "/?api-version=2021-04-12").
-		SetPassword(sasToken(r.t, resource, key, time.Hour)).
-		SetTLSConfig(&tls.Config{RootCAs: r.hub.CAPool()}).SetProtocolVersion(4).SetCleanSession(false).
-		SetAutoReconnect(false).SetConnectRetry(false).
-		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err }))
+	return mqtt.NewClient(options.SetPassword(sasToken(r.t, resource, key, time.Hour)))
 }
 
-// sdkVariants are every way to use the SDK.
+// sdkVariants are every way to use the SDK: devices and modules, over TCP and over WebSocket, with a key
+// and with a certificate.
 func sdkVariants() []sdkVariant {
 	var all []sdkVariant
-	for _, transport := range []string{"Mqtt", "MqttWs"} {
-		for _, module := range []string{"", "mod1"} {
-			all = append(all, sdkVariant{transport, module, false})
-		}
+	for _, module := range []string{"", "mod1"} {
+		all = append(all, sdkVariant{"Mqtt", module, "sas"}, sdkVariant{"Mqtt", module, "thumbprint"},
+			sdkVariant{"MqttWs", module, "sas"}, sdkVariant{"MqttWs", module, "authority"})
 	}
 	return all
 }

@@ -46,7 +46,7 @@ const operations = {
     }
     await client.setOptions(options)
     client.on('connect', () => say({ event: 'connect' }))
-    client.on('disconnect', (why) => say({ event: 'disconnect', error: String(why) }))
+    client.on('disconnect', (why) => say({ event: 'disconnect', error: String((why && why.err) || why) }))
     client.on('error', (error) => say({ event: 'error', error: String(error) }))
     await client.open()
   },
