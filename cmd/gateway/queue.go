@@ -98,8 +98,13 @@ Exit code: 0 the queue is working, 1 it is not, or something was set aside; 2 wr
 	}
 }
 
-// queueWorking is the state of a queue with nothing to report.
-const queueWorking = "working"
+// The states of a queue that say more than their names: nothing to report, files were set aside,
+// nothing can be stored.
+const (
+	queueWorking     = "working"
+	queueDegraded    = "degraded"
+	queueUnavailable = "unavailable"
+)
 
 // showLanes prints the page of a queue for a person.
 func showLanes(w io.Writer, page control.QueuePage, running bool, now time.Time) {
@@ -148,7 +153,7 @@ func queueTrouble(q control.QueueStatus) string {
 	if q.Reason != "" {
 		line += ": " + q.Reason
 	}
-	if len(q.Aside) > 0 {
+	if len(q.Aside) > 0 && q.State != queueDegraded { // whose reason names them
 		line += "; set aside: " + strings.Join(q.Aside, ", ")
 	}
 	return line

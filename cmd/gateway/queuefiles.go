@@ -33,9 +33,6 @@ func openQueue(o *queueOptions) (*buffer.Queue, error) {
 	return q, nil
 }
 
-// queueUnavailable is the state of a queue that can store nothing.
-const queueUnavailable = "unavailable"
-
 // readQueue is the running gateway's queue, or else the one on disk, for looking.
 func readQueue(ctx context.Context, o *queueOptions) (queueAccess, error) {
 	asked, running, err := askDaemon(ctx, o)

@@ -164,7 +164,7 @@ func verifyFile(ctx context.Context, check func(context.Context, string) (buffer
 func queueRepairCommand(io streams, o *queueOptions) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair",
-		Short: "Take over what can be read of damaged files, and of those that were set aside",
+		Short: "Set damaged files aside and take over what can be read of them",
 		Long: `repair does, while no gateway runs, what a gateway does by itself when it starts: a damaged file is set
 aside under another name and every record whose checksum is right goes on; what is missing becomes a
 gap. No file is deleted.
