@@ -12,8 +12,9 @@ func TestTheQueuesTroubleIsOneSentence(t *testing.T) {
 	for want, q := range map[string]control.QueueStatus{
 		"":                                  {State: queueWorking, Reason: "of before"},
 		"the queue is full: raise max_size": {State: "full", Reason: "raise max_size"},
-		"the queue is degraded: a file is damaged; set aside: a.db, b.db": {State: "degraded", Reason: "a file is damaged", Aside: []string{"a.db", "b.db"}},
-		"the queue is unavailable":                                        {State: queueUnavailable},
+		"the queue is full: raise max_size; set aside: a.db, b.db": {State: "full", Reason: "raise max_size", Aside: []string{"a.db", "b.db"}},
+		"the queue is degraded: a.db was set aside":                {State: queueDegraded, Reason: "a.db was set aside", Aside: []string{"a.db"}},
+		"the queue is unavailable":                                 {State: queueUnavailable},
 	} {
 		if got := queueTrouble(q); got != want {
 			t.Errorf("%q, want %q", got, want)
