@@ -35,7 +35,8 @@ func queueCommand(io streams) *cobra.Command {
 of its own in it; what the hub has acknowledged is gone from it.
 
 While a gateway runs it is asked over its control socket. While none runs, the files themselves are
-read: list, show, export and verify change nothing then, on a copy of a queue directory as well.
+opened, as a gateway does when it starts; on a copy of a queue directory as well. Looking takes nothing
+out of the queue.
 
 The usual way:
 

@@ -353,8 +353,10 @@ func TestWhereThereIsNoQueueTheCommandSaysWhichFlagToUse(t *testing.T) {
 func TestAQueueThatAGatewayHasIsLeftAlone(t *testing.T) {
 	s := newShelf(t, true)
 	s.runtime = t.TempDir() // the wrong one: nobody answers there
-	if _, errs, code := s.run("drop", "boiler", "--yes"); code != exitFailed || !strings.Contains(errs, "--runtime-dir") {
-		t.Errorf("exit code %d: %s", code, errs)
+	for _, args := range [][]string{{"list"}, {"drop", "boiler", "--yes"}, {"verify"}, {"repair"}} {
+		if _, errs, code := s.run(args...); code != exitFailed || !strings.Contains(errs, "--runtime-dir") {
+			t.Errorf("%v: exit code %d: %s", args, code, errs)
+		}
 	}
 }
 

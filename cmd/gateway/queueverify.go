@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -119,6 +121,11 @@ func verifyFiles(ctx context.Context, io streams, dir string) ([]verdict, error)
 	if err != nil {
 		return nil, fmt.Errorf("%w; name the gateway's --state-dir", err)
 	}
+	release, err := keepOut(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	check := queueFileCheck()
 	var found []verdict
 	for i, entry := range entries {
@@ -143,6 +150,24 @@ func verifyFiles(ctx context.Context, io streams, dir string) ([]verdict, error)
 		fmt.Fprint(io.err, "\r\x1b[K")
 	}
 	return found, nil
+}
+
+// keepOut keeps gateways from the files of dir until release is called; it fails if one has them, which
+// would change while they are read.
+func keepOut(dir string) (release func(), err error) {
+	lock, err := os.Open(filepath.Join(dir, "lock"))
+	if errors.Is(err, fs.ErrNotExist) { // a copy that was made without it
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	release = func() { _ = lock.Close() } // it was only locked
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		release()
+		return nil, fmt.Errorf("%s: a gateway runs on it; name its --runtime-dir, or stop it", dir)
+	}
+	return release, nil
 }
 
 // verifyFile checks one file.
