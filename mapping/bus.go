@@ -110,10 +110,13 @@ func (p protocol) over(below protocol) protocol {
 	return p
 }
 
-// builtInProtocol is what holds where the file says nothing; counting stays undecided. The gap is
-// what pays on TCP, where a request costs much more than a register.
-func builtInProtocol() protocol {
+// builtInProtocol is what holds where the file says nothing; counting stays undecided. The gap is what
+// pays: on TCP, where a request costs much more than a register, more than on a line (MB-21, MB-45).
+func builtInProtocol(l *link) protocol {
 	gap, maxRead, maxWrite, even := 32, modbus.MaxReadRegisters, modbus.MaxWriteRegisters, false
+	if l != nil && l.config.Framing != modbus.MBAP {
+		gap = 16
+	}
 	return protocol{order: "abcd", gap: &gap, maxRead: &maxRead, maxWrite: &maxWrite, even: &even}
 }
 

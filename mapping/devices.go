@@ -89,19 +89,19 @@ func (d *draft) readDevice(f field) *device {
 
 // readModbus says where the device is and how it is spoken to.
 func (d *draft) readModbus(s section, dev *device, prof *profile) {
-	below := builtInProtocol()
+	var below protocol
 	if prof != nil {
-		below = prof.protocol.over(below)
+		below = prof.protocol
 	}
-	dev.protocol = below
+	dev.protocol = below.over(builtInProtocol(nil))
 	n, ok := s.get("modbus")
 	if !ok {
 		s.lacks("modbus", "E008", "device %s does not say how it is reached; write modbus: { tcp: HOST:502, unit: 1, addressing: zero }, or coap: { listener: NAME, psk: NAME, path: /v1/t } if it reports by itself", quote(dev.name))
 		return
 	}
 	part := n.section(inModbus)
-	dev.protocol = part.protocol().over(below)
 	dev.link = d.linkOf(part)
+	dev.protocol = part.protocol().over(below).over(builtInProtocol(dev.link))
 	dev.unit, dev.placed = part.unit()
 	dev.placed = dev.placed && dev.link != nil
 	if n, ok := part.get("unit"); ok && dev.placed {

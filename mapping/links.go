@@ -1,7 +1,9 @@
 package mapping
 
 import (
+	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -120,14 +122,19 @@ func (d *draft) inlineLink(s section) *link {
 // checkLinks sets the timeouts that are not given, and doubts links that nothing is behind or that cannot
 // do what is asked of them.
 func (d *draft) checkLinks() {
+	if d.errors > 0 {
+		return // what is not understood would be missed here
+	}
 	for _, l := range d.links {
-		if d.errors == 0 {
-			l.checkTimeout()
+		l.checkTimeout()
+		l.checkLoad()
+		if d.errors > 0 {
+			continue
 		}
-		if l.named && len(l.config.Devices) == 0 && d.errors == 0 {
+		if l.named && len(l.config.Devices) == 0 {
 			l.field.refuse("W206", "no device uses link %s; drop it, or name it in a device's modbus: link", quote(l.config.Name))
 		}
-		if n := l.writable(); l.config.ReadOnly && n > 0 && d.errors == 0 {
+		if n := l.writable(); l.config.ReadOnly && n > 0 {
 			l.field.refuse("W208", "link %s is read_only: writing any of its %d points with write is refused", quote(l.config.Name), n)
 		}
 	}
@@ -168,6 +175,48 @@ func (l *link) longest() (longest time.Duration) {
 		}
 	}
 	return longest
+}
+
+// busy is the load of a serial line above which little is left for late answers, retries and writes (MB-52).
+const busy = 0.8
+
+// checkLoad compares what the polls take with what the line has (MB-52). What the devices themselves take
+// comes on top of that, and is not known.
+func (l *link) checkLoad() {
+	c, load, requests := l.config, modbus.Load(l.config), 0.0
+	if load <= busy {
+		return
+	}
+	for _, dev := range c.Devices {
+		for _, cycle := range modbus.Foresee(c, dev) {
+			requests += cycle.PerSecond * float64(len(cycle.Requests))
+		}
+	}
+	remedy := fmt.Sprintf("poll %d times less often, read fewer points", int(math.Ceil(load/busy)))
+	if needed := l.fastEnough(); needed > 0 {
+		remedy += fmt.Sprintf(", or set line and devices to %d baud", needed)
+	}
+	what := fmt.Sprintf("the polls of %s take %.3g s of every second at %s (%.3g requests a second), and what the devices need comes on top",
+		quote(c.Name), load, c.Serial, requests)
+	if load > 1 {
+		l.field.refuse("E153", "%s; the line cannot carry them: %s", what, remedy)
+		return
+	}
+	l.field.refuse("W230", "%s; %s", what, remedy)
+}
+
+// fastEnough is the lowest usual rate at which the line would not be busy; 0 if none is.
+func (l *link) fastEnough() int {
+	c := l.config
+	for _, baud := range []int{19200, 38400, 57600, 115200} {
+		port := *l.config.Serial
+		port.Baud = baud
+		c.Serial = &port
+		if baud > l.config.Serial.Baud && modbus.Load(c) <= busy {
+			return baud
+		}
+	}
+	return 0
 }
 
 // writable is how many points of the link have write.

@@ -175,7 +175,7 @@ func TestWhatTheFileDoesNotSayIsBuiltIn(t *testing.T) {
 }
 
 func TestALinkMeansWhatItSays(t *testing.T) {
-	const point = "addressing: zero }, points: { x: { at: holding 5, type: int16 } } }\n"
+	const point = "addressing: zero }, poll: 10s, points: { x: { at: holding 5, type: int16 } } }\n"
 	base := modbus.Config{Timeout: 2 * time.Second}
 	with := func(change func(*modbus.Config)) modbus.Config { c := base; change(&c); return c }
 	serial := func(baud, bits int, parity modbus.Parity, stop int, rs485 *modbus.RS485) func(*modbus.Config) {
@@ -237,7 +237,7 @@ func TestTheTimeoutOfASlowLineFitsItsLongestExchange(t *testing.T) {
 		"x: { at: holding 5, type: string(100), write: true }": 1270 * time.Millisecond, // 109 and 8
 		"x: { at: coil 0 }":                                    time.Second,
 	} {
-		plant := good(t, "devices:\n  d: { local: true, modbus: { serial: /dev/ttyS1, baud: 1100, parity: even, stop_bits: 1, unit: 1, addressing: zero }, points: { "+text+" } }\n")
+		plant := good(t, "devices:\n  d: { local: true, modbus: { serial: /dev/ttyS1, baud: 1100, parity: even, stop_bits: 1, unit: 1, addressing: zero }, poll: 10s, points: { "+text+" } }\n")
 		if got := plant.Links[0].Timeout; got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}

@@ -43,7 +43,7 @@ func (d *draft) readProfiles(n node) {
 // them. A profile that leaves the counting, or when to publish, to its devices is checked as far as
 // that goes.
 func (d *draft) checkProfile(p *profile, list node) {
-	dev := &device{name: p.name, reports: p.reports, protocol: p.protocol.over(builtInProtocol())}
+	dev := &device{name: p.name, reports: p.reports, protocol: p.protocol.over(builtInProtocol(nil))}
 	if !p.reports {
 		dev.cadence = builtInCadence()
 	}

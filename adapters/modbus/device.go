@@ -190,17 +190,7 @@ func (d *device) planOf(points []int) []Block {
 	if d.lore.strict {
 		cfg.Gap = 0
 	}
-	list := make([]Point, len(points))
-	for n, i := range points {
-		list[n] = d.Points[i]
-	}
-	blocks := Plan(cfg, list, d.lore.boundaries(d.Points))
-	for _, b := range blocks {
-		for n, at := range b.Points {
-			b.Points[n] = points[at]
-		}
-	}
-	return blocks
+	return planSome(cfg, points, d.lore.boundaries(d.Points))
 }
 
 // replan forgets the plans, because something they depend on has changed.

@@ -51,6 +51,21 @@ func Plan(d Device, points []Point, cuts []Cut) []Block {
 	return blocks
 }
 
+// planSome plans some of the points of d; the blocks' Points are positions in d.Points.
+func planSome(d Device, points []int, cuts []Cut) []Block {
+	list := make([]Point, len(points))
+	for n, i := range points {
+		list[n] = d.Points[i]
+	}
+	blocks := Plan(d, list, cuts)
+	for _, b := range blocks {
+		for n, at := range b.Points {
+			b.Points[n] = points[at]
+		}
+	}
+	return blocks
+}
+
 func byPlace(a, b Point) int {
 	return cmp.Or(
 		cmp.Compare(a.Table, b.Table),
