@@ -48,7 +48,7 @@ func TestMicrosoftsSDKFindsAnIoTHub(t *testing.T) {
 
 func (r *sdkRun) live(t *testing.T) {
 	r.cfg = r.config(t, r.hub)
-	r.sdkDevice = startSDK(t, r.hub, r.cfg)
+	r.sdkDevice = startSDKAt(t, r.hub, r.cfg)
 	r.do("open", nil)
 	r.sendsTelemetry()
 	r.answersMethods()
@@ -325,7 +325,7 @@ func TestMicrosoftsSDKRenewsItsToken(t *testing.T) {
 			hub := startHubAs(t, hubsim.Config{HostName: sdkName, ExpiryGrace: -1, Log: zerolog.New(&log)})
 			cfg := v.config(t, hub)
 			cfg.Renewal = &sdkRenewal{Valid: 4, Margin: 2}
-			r := &sdkRun{sdkDevice: startSDK(t, hub, cfg), sdkVariant: v, hub: hub, cfg: cfg}
+			r := &sdkRun{sdkDevice: startSDKAt(t, hub, cfg), sdkVariant: v, hub: hub, cfg: cfg}
 			r.do("open", nil)
 			r.do("method", fields{"name": "reboot", "status": 200})
 			eventually(t, 20*time.Second, "the token was renewed twice", func() bool {
@@ -343,7 +343,7 @@ func TestMicrosoftsSDKUnderstandsARefusal(t *testing.T) {
 	v := sdkVariant{transport: "Mqtt", proof: "sas"}
 	hub := startHubAs(t, hubsim.Config{HostName: sdkName})
 	cfg := v.config(t, hub)
-	d := startSDK(t, hub, cfg)
+	d := startSDKAt(t, hub, cfg)
 	hub.RefuseConnects("dev1", 5, 1)
 	if got := d.answer(d.ask("open", nil)); !strings.Contains(got.Error, "UnauthorizedError") {
 		t.Errorf("CONNACK 5: %q, want an UnauthorizedError", got.Error)

@@ -68,19 +68,24 @@ type sdkDevice struct {
 	lines []sdkLine
 }
 
-// startSDK runs a device against hub. The SDK is as it comes from npm; where the ports of its hub are is
-// told by the environment.
-func startSDK(t *testing.T, hub *hubsim.Hub, cfg sdkConfig) *sdkDevice {
+// startSDKAt runs a device against hub, of which it believes that it is at the usual ports of its name.
+func startSDKAt(t *testing.T, hub *hubsim.Hub, cfg sdkConfig) *sdkDevice {
 	t.Helper()
 	cfg.CA = string(hub.CAPEM())
+	return startSDK(t, cfg, "NODE_OPTIONS=--require ./ports.js", "HUB_MQTT="+hub.MQTTAddr(), "HUB_HTTPS="+hub.HTTPSAddr())
+}
+
+// startSDK runs a device with this environment. The SDK is as it comes from npm.
+func startSDK(t *testing.T, cfg sdkConfig, environment ...string) *sdkDevice {
+	t.Helper()
 	text, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &sdkDevice{t: t, done: make(chan struct{})}
-	cmd := exec.Command("node", "--require", "./ports.js", "device.js", string(text))
+	cmd := exec.Command("node", "device.js", string(text))
 	cmd.Dir = "azure-sdk"
-	cmd.Env = append(os.Environ(), "HUB_MQTT="+hub.MQTTAddr(), "HUB_HTTPS="+hub.HTTPSAddr())
+	cmd.Env = append(os.Environ(), environment...)
 	cmd.Stderr = &d.said
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

@@ -35,21 +35,30 @@ type hubProcess struct {
 // that `gateway hub` finds this hub.
 func startHubProcess(t *testing.T) *hubProcess {
 	t.Helper()
-	h := &hubProcess{t: t, dir: t.TempDir()}
-	t.Setenv("HOME", h.dir)
-	t.Setenv("XDG_CACHE_HOME", filepath.Join(h.dir, "cache"))
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
 	mapping := "version: 1\nhub: { host: " + simulatedName + " }\ndevices:\n"
 	for i, device := range []string{"boiler", "mixer"} {
 		mapping += fmt.Sprintf("  %s: { identity: { device: %[1]s, sas_key: \"file:keys/%[1]s\" }, "+
 			"modbus: { tcp: 10.7.3.11:502, unit: %d, addressing: zero }, points: { a: { at: coil 1 } } }\n", device, i+1)
 	}
-	path := filepath.Join(h.dir, "mapping.yaml")
+	path := filepath.Join(dir, "mapping.yaml")
 	if err := os.WriteFile(path, []byte(mapping), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	launch(t, "hubsim", "--dir", filepath.Join(h.dir, "hub"), "--mqtt", "127.0.0.1:0", "--https", "127.0.0.1:0", "--mapping", path)
+	launch(t, "hubsim", "--dir", filepath.Join(dir, "hub"), "--mqtt", "127.0.0.1:0", "--https", "127.0.0.1:0", "--mapping", path)
+	h := noteOf(t, dir)
+	h.dir = dir
+	return h
+}
+
+// noteOf waits for the note that a hub leaves below home, and says where that hub is.
+func noteOf(t *testing.T, home string) *hubProcess {
+	t.Helper()
+	h := &hubProcess{t: t}
 	eventually(t, 20*time.Second, "the hub has left the note that says where it is", func() bool {
-		note, err := os.ReadFile(filepath.Join(h.dir, "cache", "iothub-gateway", "hubsim.json"))
+		note, err := os.ReadFile(filepath.Join(home, "cache", "iothub-gateway", "hubsim.json"))
 		return err == nil && json.Unmarshal(note, h) == nil && h.ConnectionString != ""
 	})
 	return h
@@ -81,11 +90,16 @@ func (h *hubProcess) mosquitto(program, device, password string, args ...string)
 // messages asks the hub, over HTTPS, for everything it has stored.
 func (h *hubProcess) messages() []hubsim.Message {
 	h.t.Helper()
+	var all []hubsim.Message
+	h.service().do(http.MethodGet, "/hubsim/messages", "", &all)
+	return all
+}
+
+// service is the hub's service side.
+func (h *hubProcess) service() service {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(h.CA))
-	var all []hubsim.Message
-	service{h.t, h.URL, roots, h.ConnectionString}.do(http.MethodGet, "/hubsim/messages", "", &all)
-	return all
+	return service{t: h.t, url: h.URL, roots: roots, authorization: serviceToken(h.t, h.ConnectionString)}
 }
 
 func TestMosquittoPublishesThroughTheSimulatedHub(t *testing.T) {

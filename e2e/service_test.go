@@ -15,26 +15,26 @@ import (
 
 // service is a hub's service side, as applications reach it over HTTPS.
 type service struct {
-	t     *testing.T
-	url   string
-	roots *x509.CertPool
-	// connectionString is that of a shared access policy.
-	connectionString string
+	t             *testing.T
+	url           string
+	roots         *x509.CertPool
+	authorization string
 }
 
 func serviceOf(t *testing.T, hub *hubsim.Hub) service {
-	return service{t, "https://" + hub.HTTPSAddr(), hub.CAPool(), hub.ServiceConnectionString()}
+	t.Helper()
+	return service{t, "https://" + hub.HTTPSAddr(), hub.CAPool(), serviceToken(t, hub.ServiceConnectionString())}
 }
 
-// token signs for the service side (SAS-2, SAS-12).
-func (s service) token() string {
-	s.t.Helper()
+// serviceToken signs for the service side, as the policy that a connection string names (SAS-2, SAS-12).
+func serviceToken(t *testing.T, connectionString string) string {
+	t.Helper()
 	parts := map[string]string{}
-	for _, part := range strings.Split(s.connectionString, ";") {
+	for _, part := range strings.Split(connectionString, ";") {
 		name, value, _ := strings.Cut(part, "=")
 		parts[name] = value
 	}
-	return sasToken(s.t, parts["HostName"], parts["SharedAccessKey"], time.Minute) + "&skn=" + parts["SharedAccessKeyName"]
+	return sasToken(t, parts["HostName"], parts["SharedAccessKey"], time.Minute) + "&skn=" + parts["SharedAccessKeyName"]
 }
 
 // do sends a request, whose body is "" or JSON, and wants one of the statuses 200 to 299. The answer's JSON
@@ -45,7 +45,7 @@ func (s service) do(method, path, body string, result any) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	request.Header.Set("Authorization", s.token())
+	request.Header.Set("Authorization", s.authorization)
 	request.Header.Set("Content-Type", "application/json")
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots}, DisableKeepAlives: true}
 	response, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Do(request)

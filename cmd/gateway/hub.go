@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -77,42 +78,57 @@ Exit code: 0 the device answered with a status below 400, 1 it answered with ano
 
 func hubTokenCommand(io streams, connectionString *string) *cobra.Command {
 	var life time.Duration
+	var service bool
 	c := &cobra.Command{
-		Use:   "token DEVICE[/MODULE]",
+		Use:   "token DEVICE[/MODULE] | --service",
 		Short: "Print a SAS token with which any MQTT client can connect as the device",
 		Long: `token signs a shared access signature with the identity's key and prints it: the password of an
 MQTT connection whose client id is DEVICE and whose user name is HOST/DEVICE/?api-version=2021-04-12
 (of a module: DEVICE/MODULE and HOST/DEVICE/MODULE/?api-version=2021-04-12). HOST is the hub's name.
+With --service it is the Authorization header of requests to the service side.
 Treat it like a password: it is one, until it expires.`,
-		Example: "  mosquitto_pub ... -P \"$(gateway hub token boiler-plc)\"",
-		Args:    words(cobra.ExactArgs(1)),
+		Example: "  mosquitto_pub ... -P \"$(gateway hub token boiler-plc)\"\n  curl ... -H \"Authorization: $(gateway hub token --service)\"",
+		Args:    words(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case service == (len(args) == 1):
+				return &failure{exitUsage, errors.New("name a device, or say --service")}
+			case life <= 0:
+				return &failure{exitUsage, fmt.Errorf("--ttl %v: a token must hold for some time", life)}
+			}
 			hub, err := newHubClient(*connectionString)
 			if err != nil {
 				return err
 			}
-			id := gateway.IdentityID(args[0])
-			key, err := hub.deviceKey(c.Context(), id)
+			token, err := hub.token(c.Context(), args, life)
 			if err != nil {
 				return err
 			}
-			sas, err := identity.NewSAS(hub.host, id, key, life)
-			if err != nil {
-				return err
-			}
-			login, err := sas.Login(time.Now())
-			if err != nil {
-				return err
-			}
-			if life <= 0 {
-				return &failure{exitUsage, fmt.Errorf("--ttl %v: a token must hold for some time", life)}
-			}
-			fmt.Fprintln(io.out, login.Password.Reveal())
+			fmt.Fprintln(io.out, token.Reveal())
 			return nil
 		},
 	}
 	c.Flags().DurationVar(&life, "ttl", time.Hour, "how long the token holds")
+	c.Flags().BoolVar(&service, "service", false, "a token for the service side, of the connection string's policy")
 	return c
+}
+
+// token signs for the device in args, or for the service side if there is none.
+func (h *hubClient) token(ctx context.Context, args []string, life time.Duration) (identity.Secret, error) {
+	if len(args) == 0 {
+		return identity.ServiceToken(h.host, h.policy, h.key, time.Now().Add(life))
+	}
+	id := gateway.IdentityID(args[0])
+	key, err := h.deviceKey(ctx, id)
+	if err != nil {
+		return identity.Secret{}, err
+	}
+	sas, err := identity.NewSAS(h.host, id, key, life)
+	if err != nil {
+		return identity.Secret{}, err
+	}
+	login, err := sas.Login(time.Now())
+	return login.Password, err
 }
 
 func hubMessagesCommand(io streams) *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,91 +22,192 @@ import (
 	"iothub-gateway/mapping"
 )
 
+// hubsimOptions are the command line of hubsim.
+type hubsimOptions struct {
+	hubsim.Config
+	mapping, deviceCA, tier string
+	units                   int
+	memory                  bool
+	devices                 []string
+}
+
 func hubsimCommand(std streams) *cobra.Command {
-	var cfg hubsim.Config
-	var mappingPath, deviceCA string
-	var memory bool
+	var o hubsimOptions
 	c := &cobra.Command{
 		Use:   "hubsim",
 		Short: "Run an IoT Hub on this machine, for tests and commissioning without a cloud",
-		Long: `hubsim is an IoT Hub on this machine: devices connect to it with MQTT over TLS or WebSocket and real
-SAS tokens, applications call direct methods over HTTPS. It is as strict as the real hub and says in
-its log what a client did wrong.
+		Long: `hubsim is an IoT Hub on this machine. Devices connect to it with MQTT over TLS or WebSocket and with real
+SAS tokens or certificates: this gateway, Microsoft's SDKs unmodified, any MQTT client. It has
+telemetry, twins, direct methods and cloud-to-device messages, and a service side over HTTPS. It is as
+strict as the real hub, and its log says in one line what a client did wrong.
 
-It makes its own certificate authority at the first start; give clients the file ca.pem to trust.
+What to point where:
+
+  your client's trust    the file ca.pem in --dir; it is made at the first start and then kept
+  host and port          localhost, 8883; over WebSocket 8443, path /$iothub/websocket
+  connection string      --device NAME registers a device and prints the string for its SDK
+  any MQTT client        client id NAME, user localhost/NAME/?api-version=2021-04-12,
+                         password of gateway hub token NAME
+  this gateway           hub: { host: localhost:8883, trust: "file:DIR/ca.pem" } in its mapping
+
 With --mapping it registers every identity of a mapping and writes its key where the mapping's file:
 reference points, if no file is there yet.
 
-A gateway on this machine reaches it if its mapping says
+The service side wants a token too. Faults are set over it, for instance the next 3 PUBACKs of dev1 lost:
 
-  hub: { host: localhost:8883, trust: "file:DIR/ca.pem" }
+  curl --cacert ca.pem -H "Authorization: $(gateway hub token --service)" \
+    https://localhost:8443/hubsim/faults -d '{"identity": "dev1", "dropAcks": 3}'
 
-docs/commissioning.md walks through the whole.`,
-		Example: "  gateway hubsim\n  gateway hubsim --mapping mapping.yaml --dir ./hub",
-		Args:    words(cobra.NoArgs),
+docs/hubsim.md has every path, fault and setting; docs/hub-conformance.md what the simulator does,
+clause by clause; docs/commissioning.md a whole plant.`,
+		Example: `  gateway hubsim --device dev1 --device dev1/camera
+  gateway hubsim --mapping mapping.yaml --dir ./hub
+  gateway hubsim --in-memory --tier S1`,
+		Args: words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg.Log = newLogger(std.err, zerolog.InfoLevel)
-			if memory {
-				cfg.Dir = ""
-			}
-			if cfg.ExpiryGrace == 0 {
-				cfg.ExpiryGrace = -1 // none: 0 is the real hub's
-			}
-			var plant *mapping.Plant
-			if mappingPath != "" {
-				var findings mapping.Findings
-				var err error
-				if plant, findings, err = loadMapping(mappingPath); err != nil {
-					return err
-				}
-				if plant == nil {
-					return reportFindings(std.err, mappingPath, plant, findings)
-				}
-				if cfg.HostName == "" {
-					cfg.HostName = plant.Hub.Host
-				}
-				if plant.Hub.Port != 0 && isLocal(plant.Hub.Host) && !c.Flags().Changed("mqtt") {
-					cfg.MQTT = net.JoinHostPort("127.0.0.1", strconv.Itoa(plant.Hub.Port))
-				}
-			}
-			hub, err := hubsim.New(cfg)
-			if errors.Is(err, syscall.EADDRINUSE) {
-				return fmt.Errorf("%w; choose other addresses with --mqtt and --https", err)
-			}
-			if err != nil {
-				return err
-			}
-			if err := errors.Join(addDeviceCA(hub, deviceCA), registerPlant(std.err, hub, plant, mappingPath)); err != nil {
-				return err
-			}
-			remove, err := leaveNote(noteOf(hub))
-			if err != nil {
-				return err
-			}
-			defer remove()
-			t := newTable(std.out, "what", "where")
-			t.AppendRow(table.Row{"name of the hub", cmp.Or(cfg.HostName, "localhost")})
-			t.AppendRow(table.Row{"devices connect to", "mqtts://" + hub.MQTTAddr()})
-			t.AppendRow(table.Row{"or by WebSocket to", "wss://" + hub.HTTPSAddr() + "/$iothub/websocket"})
-			t.AppendRow(table.Row{"applications use", "https://" + hub.HTTPSAddr()})
-			if cfg.Dir != "" {
-				t.AppendRow(table.Row{"certificate to trust", filepath.Join(cfg.Dir, "ca.pem")})
-			}
-			t.AppendRow(table.Row{"see what arrives with", "gateway hub messages --follow"})
-			t.AppendRow(table.Row{"call a method with", "gateway hub call DEVICE METHOD JSON"})
-			t.Render()
-			return hub.Run(c.Context())
+			return o.run(c.Context(), std, c.Flags().Changed("mqtt"))
 		},
 	}
-	c.Flags().StringVar(&cfg.HostName, "host", "", "name of the hub (default: the mapping's, else localhost)")
-	c.Flags().StringVar(&cfg.Dir, "dir", filepath.Join(stateDir(), "hubsim"), "directory of its certificates, devices and messages")
-	c.Flags().BoolVar(&memory, "in-memory", false, "keep nothing on disk")
-	c.Flags().StringVar(&cfg.MQTT, "mqtt", "127.0.0.1:8883", "address for devices")
-	c.Flags().StringVar(&cfg.HTTPS, "https", "127.0.0.1:8443", "address for applications and WebSocket devices")
-	c.Flags().DurationVar(&cfg.ExpiryGrace, "token-grace", 10*time.Minute, "how long a connection outlives its token")
-	c.Flags().StringVar(&deviceCA, "device-ca", "", "PEM file of authorities whose certificates prove devices registered with x509ca")
-	c.Flags().StringVar(&mappingPath, "mapping", "", "register the identities of this mapping")
+	f := c.Flags()
+	f.StringVar(&o.HostName, "host", "", "name of the hub (default: the mapping's, else localhost)")
+	f.StringVar(&o.Dir, "dir", filepath.Join(stateDir(), "hubsim"), "directory of its certificates, devices and messages")
+	f.BoolVar(&o.memory, "in-memory", false, "keep nothing on disk")
+	f.StringVar(&o.MQTT, "mqtt", "127.0.0.1:8883", "address for devices")
+	f.StringVar(&o.HTTPS, "https", "127.0.0.1:8443", "address for applications and WebSocket devices")
+	f.StringArrayVar(&o.devices, "device", nil, "register this DEVICE or DEVICE/MODULE and print its connection string; may be repeated")
+	f.StringVar(&o.mapping, "mapping", "", "register the identities of this mapping")
+	f.StringVar(&o.deviceCA, "device-ca", "", "PEM file of authorities whose certificates prove devices registered with x509ca")
+	f.DurationVar(&o.ExpiryGrace, "token-grace", 10*time.Minute, "how long a connection outlives its token")
+	f.StringVar(&o.tier, "tier", "", "throttle and count as this edition does: F1, B1 to B3, S1 to S3 (default: no limits)")
+	f.IntVar(&o.units, "units", 1, "units of --tier")
+	f.BoolVar(&o.ConnectionStateEvents, "state-events", false, "put an event among the telemetry when a device comes or goes")
+	f.BoolVar(&o.RefuseFilters, "refuse-filters", false, "answer an undocumented SUBSCRIBE with 0x80 instead of closing the connection")
 	return c
+}
+
+// run is the command; mqttGiven tells whether the command line says where to listen for MQTT.
+func (o *hubsimOptions) run(ctx context.Context, std streams, mqttGiven bool) error {
+	plant, err := o.settle(std, mqttGiven)
+	if err != nil {
+		return err
+	}
+	hub, err := hubsim.New(o.Config)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w; choose other addresses with --mqtt and --https", err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(addDeviceCA(hub, o.deviceCA), registerPlant(std.err, hub, plant, o.mapping)); err != nil {
+		return err
+	}
+	strs, err := o.registerDevices(hub)
+	if err != nil {
+		return err
+	}
+	remove, err := leaveNote(noteOf(hub))
+	if err != nil {
+		return err
+	}
+	defer remove()
+	o.show(std.out, hub, strs)
+	return hub.Run(ctx)
+}
+
+// settle completes the options with what the mapping, which may be nil, says.
+func (o *hubsimOptions) settle(std streams, mqttGiven bool) (plant *mapping.Plant, err error) {
+	o.Log = newLogger(std.err, zerolog.InfoLevel)
+	if o.memory {
+		o.Dir = ""
+	}
+	if o.ExpiryGrace == 0 {
+		o.ExpiryGrace = -1 // none: 0 is the real hub's
+	}
+	if o.tier != "" {
+		if o.Limits, err = hubsim.TierLimits(o.tier, o.units); err != nil {
+			return nil, &failure{exitUsage, err}
+		}
+	}
+	if o.mapping == "" {
+		return nil, nil
+	}
+	plant, findings, err := loadMapping(o.mapping)
+	if err != nil {
+		return nil, err
+	}
+	if plant == nil {
+		return nil, reportFindings(std.err, o.mapping, plant, findings)
+	}
+	if o.HostName == "" {
+		o.HostName = plant.Hub.Host
+	}
+	if plant.Hub.Port != 0 && isLocal(plant.Hub.Host) && !mqttGiven {
+		o.MQTT = net.JoinHostPort("127.0.0.1", strconv.Itoa(plant.Hub.Port))
+	}
+	return plant, nil
+}
+
+// registerDevices makes the devices of the command line known and returns their connection strings.
+func (o *hubsimOptions) registerDevices(hub *hubsim.Hub) (strs []string, err error) {
+	for _, name := range o.devices {
+		device, module, _ := strings.Cut(name, "/")
+		key, err := hub.Register(device, module)
+		if err != nil {
+			return nil, err
+		}
+		strs = append(strs, deviceConnectionString(cmp.Or(o.HostName, "localhost"), hub.MQTTAddr(), name, key))
+	}
+	return strs, nil
+}
+
+// show says where everything is.
+func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
+	t := newTable(w, "what", "where")
+	t.AppendRow(table.Row{"name of the hub", cmp.Or(o.HostName, "localhost")})
+	t.AppendRow(table.Row{"devices connect to", "mqtts://" + hub.MQTTAddr()})
+	t.AppendRow(table.Row{"or by WebSocket to", "wss://" + hub.HTTPSAddr() + "/$iothub/websocket"})
+	t.AppendRow(table.Row{"applications use", "https://" + hub.HTTPSAddr()})
+	if o.Dir != "" {
+		t.AppendRow(table.Row{"certificate to trust", filepath.Join(o.Dir, "ca.pem")})
+	} else {
+		t.AppendRow(table.Row{"certificate to trust", "https://" + hub.HTTPSAddr() + "/hubsim/ca.pem"})
+	}
+	t.AppendRow(table.Row{"see what arrives with", "gateway hub messages --follow"})
+	t.AppendRow(table.Row{"call a method with", "gateway hub call DEVICE METHOD JSON"})
+	t.Render()
+	if len(strs) > 0 {
+		fmt.Fprintln(w, "\nConnection strings of devices, for their SDKs:")
+	}
+	for _, s := range strs {
+		fmt.Fprintln(w, s)
+	}
+}
+
+// deviceConnectionString is what an SDK wants to know (CON-8) about a DEVICE or DEVICE/MODULE of the hub
+// called host, which serves MQTT at address. Without a key the device proves itself with a certificate.
+func deviceConnectionString(host, address, name, key string) string {
+	place := "localhost"
+	if ip, port, err := net.SplitHostPort(address); err == nil {
+		if !isLocal(ip) {
+			place = ip
+		}
+		if port != "8883" {
+			place = net.JoinHostPort(place, port)
+		}
+	}
+	device, module, _ := strings.Cut(name, "/")
+	s, gateway := "HostName="+place, ""
+	if !isLocal(host) {
+		s, gateway = "HostName="+host, ";GatewayHostName="+place
+	}
+	s += ";DeviceId=" + device
+	if module != "" {
+		s += ";ModuleId=" + module
+	}
+	if key == "" {
+		return s + ";x509=true" + gateway
+	}
+	return s + ";SharedAccessKey=" + key + gateway
 }
 
 // addDeviceCA makes the authorities in a file known to the hub; "" is none.

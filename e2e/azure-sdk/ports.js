@@ -1,4 +1,4 @@
-// node --require ./ports.js: the SDK connects to the ports 8883 and 443 of its hub's name, whatever the
+// NODE_OPTIONS='--require ./ports.js': the SDK connects to the ports 8883 and 443 of its hub's name, whatever the
 // configuration says. This sends such connections to HUB_MQTT and HUB_HTTPS (host:port) instead; the name
 // is still what the certificate is checked against.
 'use strict'
