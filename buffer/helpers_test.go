@@ -44,6 +44,10 @@ func child(role, path string) error {
 		return findChild(path)
 	case "full":
 		return fullDiskChild(path)
+	case "look":
+		return lookChild(path)
+	case "birth":
+		return birthChild(path)
 	case "memory", "stack":
 		return devour(role)
 	}
