@@ -75,15 +75,16 @@ func (b *batch) refuse(err error) {
 
 // committer is what belongs to the goroutine in Run.
 type committer struct {
-	newest   *generation // the file that is written
-	byNumber map[uint32]*Lane
-	global   uint64 // highest global sequence that was used, or tried
-	numbers  uint32 // highest identity number
-	epoch    uint32 // how often the queue was opened
-	bytes    int64  // of all lanes
-	tries    int    // how often opening the files failed before
-	lastTx   int    // id of the last transaction that is known to be on disk
-	tried    int    // id of the last transaction that was tried
+	newest    *generation // the file that is written
+	byNumber  map[uint32]*Lane
+	global    uint64 // highest global sequence that was used, or tried
+	numbers   uint32 // highest identity number
+	epoch     uint32 // how often the queue was opened
+	bytes     int64  // of all lanes
+	namesKept int    // how many names stand in the file beside the generations
+	tries     int    // how often opening the files failed before
+	lastTx    int    // id of the last transaction that is known to be on disk
+	tried     int    // id of the last transaction that was tried
 
 	doubt   *work            // a failed transaction that may be on disk all the same; nil if none
 	failure error            // why a transaction failed; nil once one with Puts succeeds

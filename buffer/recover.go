@@ -211,6 +211,7 @@ func (r *recovery) salvage(n int, tmp string) (kept int64, err error) {
 		return 0, err
 	}
 	defer func() { _ = w.Close() }() // it was only read
+	w.learn(readNames(r.q.cfg.Dir, w.heritage.id))
 	return w.salvage(r.ctx, tmp, r.kin(n))
 }
 
@@ -253,6 +254,7 @@ func (r *recovery) succeed(n int, sound bool) error {
 		if m < n {
 			w.lost++ // what n held
 		}
+		w.learn(readNames(r.q.cfg.Dir, w.heritage.id))
 		h = w.successor(sound)
 		_ = w.Close() // it was only read
 		if len(h.identities) > 0 || i == 0 {

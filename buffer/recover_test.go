@@ -264,6 +264,45 @@ func TestADamagedFileIsNoticedWithoutACrashBefore(t *testing.T) {
 	}
 }
 
+// In the only file of a queue the pages with the identities' names are few: nobody would know whose
+// all the other records are.
+func TestTheNamesOfIdentitiesSurviveTheirPages(t *testing.T) {
+	dir := queuePath(t)
+	q, stop := start(t, dir)
+	var ts []gateway.Telemetry
+	for i := range 100 {
+		ts = append(ts, message(gateway.IdentityID(fmt.Sprintf("line %d/\"drive\" é", i)), 1))
+	}
+	put(t, q, ts[:50]...)
+	put(t, q, ts[50:]...)
+	eventually(t, func() bool {
+		names, err := os.ReadFile(filepath.Join(dir, "identities"))
+		return err == nil && bytes.Count(names, []byte("\n")) == 100
+	})
+	stop()
+	data, err := os.ReadFile(generation(dir, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < len(data); at += 4096 {
+		if page := data[at : at+4096]; bytes.Contains(page, []byte("drive")) && !bytes.Contains(page, []byte(`{"n":1}`)) {
+			clear(page)
+		}
+	}
+	if err := os.WriteFile(generation(dir, 1), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	q, _ = start(t, dir)
+	if h := q.Health(); len(h.Aside) != 1 {
+		t.Fatalf("%+v", h)
+	}
+	for _, m := range ts {
+		if e := next(t, q.Lane(m.Identity), 0, 1)[0]; string(e.Telemetry.Body) != `{"n":1}` {
+			t.Errorf("%s: %+v", m.Identity, e)
+		}
+	}
+}
+
 func TestADirectoryInThePlaceOfAFileIsSetAside(t *testing.T) {
 	good := makePlant(t)
 	for _, which := range []int{0, good.files - 1} {

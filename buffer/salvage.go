@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"unicode/utf8"
@@ -71,18 +70,26 @@ func (w *wreck) salvage(ctx context.Context, tmp string, kin heritage) (kept int
 	if w.heritage.id == "" {
 		w.heritage.id = kin.id
 	}
+	w.learn(kin.identities)
 	if err := create(tmp, w.heritage); err != nil {
 		return 0, err
 	}
-	known := maps.Clone(kin.identities)
-	maps.Copy(known, w.heritage.identities)
 	db, err := bbolt.Open(tmp, 0o600, boltOptions())
 	if err != nil {
 		return 0, err
 	}
 	db.NoSync = true // nobody knows the file yet; Sync follows
-	kept, err = w.copyTo(ctx, db, known)
+	kept, err = w.copyTo(ctx, db, w.heritage.identities)
 	return kept, errors.Join(err, db.Sync(), db.Close())
+}
+
+// learn takes over names that are lost here.
+func (w *wreck) learn(names map[uint32]string) {
+	for number, name := range names {
+		if w.heritage.identities[number] == "" {
+			w.heritage.identities[number] = name
+		}
+	}
 }
 
 // successor is what the generation after this one begins with, when this one cannot be written to any

@@ -25,6 +25,7 @@ func (q *Queue) lookAfter() error {
 	}
 	c.upkeepAt, c.upkeep = now.Add(upkeepEvery), time.After(upkeepEvery)
 	q.unlinkEmpty()
+	q.keepNames()
 	return q.expire()
 }
 
