@@ -23,6 +23,10 @@ const tmpSuffix = ".tmp"
 // lockTimeout is how long another process's lock on the file is waited for.
 const lockTimeout = time.Second
 
+// growStep is by how much a file grows once it is larger than that. bbolt's own 16 MiB would leave a
+// fifth of a generation unused for ever.
+const growStep = 4 << 20
+
 // fillPercent: records are only ever appended, so pages need no room for later ones.
 const fillPercent = 0.95
 
@@ -100,6 +104,7 @@ func (f *file) connect() (*bbolt.DB, error) {
 	case err != nil:
 		return nil, err
 	}
+	db.AllocSize = growStep
 	if err := db.View(checkFormat); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
