@@ -15,9 +15,9 @@
 //
 // # The files
 //
-// In the queue's directory are "lock", which its owner holds, and the generations 00000001.db,
-// 00000002.db...: bbolt files. Only the newest is written; the others are sealed. All integers are big
-// endian:
+// In the queue's directory are "lock", which its owner holds, "running" and "opening" (markers.go),
+// "identities" (names.go), files that were set aside, and the generations 00000001.db, 00000002.db...:
+// bbolt files. Only the newest is written; the others are sealed. All integers are big endian:
 //
 //	meta        "format" -> 4 bytes, "id" -> the queue id, "first" -> global sequence at which the
 //	            file begins (8), "epoch" -> how often the queue was opened (4), "settled" -> 8 bytes
@@ -50,6 +50,16 @@
 //
 // A sequence that is in no file although no mark has passed it was lost by the disk: opening puts a
 // gap in its place.
+//
+// # Damage
+//
+// Nothing is believed of a file that was not checked. The newest is read as a whole when the queue is
+// opened, by a reader of our own that no content can make panic, loop or allocate without bound
+// (pages.go), because bbolt trusts what it opens; the others too after a process that died, in a
+// process of their own with limits (child.go). A damaged file is set aside under another name. What is
+// whole in it is found page by page without its tree, by the checksums, and takes its place
+// (salvage.go, recover.go): under the same queue id. If it was the newest, what comes next is in a new
+// file under a new queue id, because the sequences of its lost end may have been used.
 //
 // The goroutine in Run owns the files: it commits everything that waits, Puts and acknowledgements
 // alike, in one transaction. In memory are, for each lane, the global sequences of its elements

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
@@ -155,6 +158,58 @@ func TestASecondFileOfFormat1IsNamed(t *testing.T) {
 	q, _ := start(t, dir)
 	if h := q.Health(); h.State != "degraded" || len(h.Aside) != 1 || h.Aside[0] != former {
 		t.Errorf("%+v", h)
+	}
+	n, err := q.Reclaim(t.Context(), former)
+	if err != nil || n != 254 || q.Stats().Entries != 2*254 {
+		t.Errorf("%d entries, %v, %d wait", n, err, q.Stats().Entries)
+	}
+	if h := q.Health(); h.State != "working" {
+		t.Errorf("%+v", h)
+	}
+	for i, e := range next(t, q.Lane("boiler"), 240, 150) { // as new ones
+		if want := keptMessage("boiler", 91+i); !bytes.Equal(e.Telemetry.Body, want.Body) || !e.Telemetry.Created.Equal(want.Created) || int(e.Seq) != 241+i {
+			t.Fatalf("%s: %+v", e.ID(), e.Telemetry)
+		}
+	}
+	if kept, _ := filepath.Glob(former + ".taken-in-*"); len(kept) != 1 {
+		t.Errorf("%v", kept)
+	}
+}
+
+func TestWhatCannotBeReclaimedStaysAsItIs(t *testing.T) {
+	good := makePlant(t)
+	path := generations(good.dir)[0]
+	editFile(t, path, func(tx *bbolt.Tx) error {
+		key := []byte("format")
+		return tx.Bucket([]byte("meta")).Put(key, buffer.SealValue("meta", key, []byte{0, 0, 0, 7}))
+	})
+	if err := os.Truncate(generations(good.dir)[1], 20<<10); err != nil {
+		t.Fatal(err)
+	}
+	q, _ := start(t, good.dir)
+	aside := q.Health().Aside
+	if len(aside) != 2 {
+		t.Fatalf("%v", aside)
+	}
+	for _, path := range aside {
+		if n, err := q.Reclaim(t.Context(), path); err == nil || n != 0 {
+			t.Errorf("%s: %d entries, %v", path, n, err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	// The newer program comes.
+	for _, path := range aside {
+		if strings.Contains(path, "newer") {
+			editFile(t, path, func(tx *bbolt.Tx) error {
+				key := []byte("format")
+				return tx.Bucket([]byte("meta")).Put(key, buffer.SealValue("meta", key, []byte{0, 0, 0, 2}))
+			})
+			if n, err := q.Reclaim(t.Context(), path); err != nil || n < 50 {
+				t.Errorf("%d entries, %v", n, err)
+			}
+		}
 	}
 }
 

@@ -42,11 +42,15 @@ func clearMarker(dir, name string) error { return removeIfThere(filepath.Join(di
 // setAside renames the file at path so that it is never opened again, and returns its new path. Its
 // content stays as it is.
 func setAside(path, why string, now time.Time) (string, error) {
-	aside := asideName(path, why, now)
-	if err := os.Rename(path, aside); err != nil {
+	return rename(path, asideName(path, why, now))
+}
+
+// rename gives the file another name in its directory, durably, and returns it.
+func rename(path, to string) (string, error) {
+	if err := os.Rename(path, to); err != nil {
 		return "", err
 	}
-	return aside, syncDir(filepath.Dir(path))
+	return to, syncDir(filepath.Dir(path))
 }
 
 // asideName is a name that is free: "<path>.<why>-<time>".

@@ -270,6 +270,16 @@ func (w *wreck) measure(ctx context.Context) (extent, error) {
 
 // copyTo writes the records of known identities into db, in the order of their keys.
 func (w *wreck) copyTo(ctx context.Context, db *bbolt.DB, known map[uint32]string) (kept int64, err error) {
+	err = w.each(ctx, known, func(all []found) error {
+		kept += int64(len(all))
+		return w.write(ctx, db, all)
+	})
+	return kept, err
+}
+
+// each visits the newest copies of the records of known identities, in the order of their keys, so many
+// at a time as may be in memory.
+func (w *wreck) each(ctx context.Context, known map[uint32]string, visit func([]found) error) error {
 	x := w.extent
 	width := (x.last-x.first)/uint64(x.count/maxFound+1) + 1
 	for from := x.first; x.count > 0 && from <= x.last; from += width {
@@ -280,16 +290,14 @@ func (w *wreck) copyTo(ctx context.Context, db *bbolt.DB, known map[uint32]strin
 			}
 			return nil
 		})
+		if err == nil {
+			err = visit(newestCopies(all))
+		}
 		if err != nil {
-			return kept, err
+			return err
 		}
-		all = newestCopies(all)
-		if err := w.write(ctx, db, all); err != nil {
-			return kept, err
-		}
-		kept += int64(len(all))
 	}
-	return kept, nil
+	return nil
 }
 
 // newestCopies keeps one record of each sequence of each lane, and of each key: that of the newest epoch, in it a

@@ -20,6 +20,8 @@ import (
 // queueAccess is what can be done with a queue, by whoever has it: the daemon itself, a command that
 // asks the daemon, or a command that works on the files.
 type queueAccess struct {
+	// reclaim takes in what waits in a file that was set aside; nil while a gateway has the queue.
+	reclaim func(ctx context.Context, path string) (int64, error)
 	running bool // a gateway has it
 	page    func(context.Context) (control.QueuePage, error)
 	entries func(context.Context, entryQuery, func(control.QueueEntry) error) error
@@ -65,9 +67,10 @@ func accessTo(q *buffer.Queue, dir string) queueAccess {
 			}
 			return list, err
 		},
-		replay: q.Replay,
-		forget: q.Forget,
-		close:  func() error { return nil },
+		reclaim: q.Reclaim,
+		replay:  q.Replay,
+		forget:  q.Forget,
+		close:   func() error { return nil },
 	}
 }
 

@@ -192,7 +192,8 @@ func queueRepairCommand(io streams, o *queueOptions) *cobra.Command {
 		Short: "Set damaged files aside and take over what can be read of them",
 		Long: `repair does, while no gateway runs, what a gateway does by itself when it starts: a damaged file is set
 aside under another name and every record whose checksum is right goes on; what is missing becomes a
-gap. No file is deleted.
+gap. What waits in a file that was set aside because a newer gateway, or a former one, wrote it becomes
+new messages, once this gateway can read it. No file is deleted.
 
 A running gateway has done so already: stop it first if you want to see it done
 (systemctl stop iothub-gateway).
@@ -219,6 +220,9 @@ func (o *queueOptions) repair(ctx context.Context, io streams) error {
 		return err
 	}
 	page, err := q.page(ctx)
+	if err == nil && o.reclaim(ctx, io, q, page.Aside) {
+		page, err = q.page(ctx)
+	}
 	if err = errors.Join(err, q.close()); err != nil {
 		return err
 	}
@@ -232,4 +236,22 @@ func (o *queueOptions) repair(ctx context.Context, io streams) error {
 	}
 	fmt.Fprintln(io.out, "the queue is sound")
 	return nil
+}
+
+// reclaim takes in the files that were set aside because they were not this version's, and tells
+// whether there was one.
+func (o *queueOptions) reclaim(ctx context.Context, io streams, q queueAccess, aside []string) (any bool) {
+	for _, path := range aside {
+		if strings.Contains(filepath.Base(path), ".damaged-") {
+			continue // all that is whole in it is in the queue already
+		}
+		n, err := q.reclaim(ctx, path)
+		if err != nil {
+			fmt.Fprintf(problems(io.err), "%v\n", err)
+			continue
+		}
+		any = true
+		fmt.Fprintf(io.err, "%s of %s wait for the hub now\n", count(int(n), "message"), filepath.Base(path))
+	}
+	return any
 }
