@@ -69,6 +69,8 @@ func locate(text string, c counting) (address, []doubt) {
 		place, doubts = locateIEC(strings.ToUpper(head))
 	case len(words) == 1 && digitsText.MatchString(head):
 		place, doubts = locateModicon(head, c)
+	case len(words) == 1 && wireText.MatchString(head):
+		return noAddress("E116", "%s has no area; write holding %s, input %s, coil %s or discrete %s", quote(head), shorten(head), shorten(head), shorten(head), shorten(head))
 	case len(words) == 2:
 		place, doubts = locateArea(words[0], words[1], c)
 	default:
@@ -111,19 +113,31 @@ func tableName(t modbus.Table) string {
 	return "input register"
 }
 
+// withArticle is "a coil" or "an input register".
+func withArticle(noun string) string {
+	if strings.ContainsRune("aeiou", rune(noun[0])) {
+		return "an " + noun
+	}
+	return "a " + noun
+}
+
 // unknownArea finds out what somebody meant who wrote an address in another notation.
 func unknownArea(text string) (address, []doubt) {
 	area := areaText.FindString(text)
 	meant := ""
 	switch strings.ToLower(area) {
-	case "holding", "hold", "hr", "h", "reg", "register", "4x":
+	case "holding", "hold", "hr", "h", "reg", "register":
 		meant = "holding"
-	case "input", "ir", "i", "3x":
+	case "input", "ir", "i":
 		meant = "input"
-	case "coil", "coils", "co", "c", "do", "0x":
+	case "coil", "coils", "co", "c", "do":
 		meant = "coil"
-	case "discrete", "di", "d", "1x":
+	case "discrete", "di", "d":
 		meant = "discrete"
+	case "1x", "3x", "4x": // 4x0001 is how HMIs write 40001
+		if number := text[2:]; digitsText.MatchString(number) && len(number) <= 5 {
+			return noAddress("E110", "%s is the Modicon number %c%04s; set addressing: modicon and write that", quote(text), text[0], number)
+		}
 	}
 	hint := didYouMean(area, []string{"holding", "input", "coil", "discrete"})
 	if number := lastNumber.FindString(text); meant != "" && number != "" {
@@ -145,7 +159,7 @@ func locateArea(area, number string, c counting) (address, []doubt) {
 	case leadingZero.MatchString(number):
 		return noAddress("E010", "%s has a leading zero and means another number to some tools; write %s %s", quote(number), area, withoutZeroes(number))
 	case c == byModicon:
-		return noAddress("E117", "with addressing: modicon write a %s as 5 or 6 digits without the word %s (%s is the first), or as the address on the wire: %s 0x64", tableName(table), area, firstOf(table), area)
+		return noAddress("E117", "with addressing: modicon write %s as 5 or 6 digits without the word %s (%s is the first), or as the address on the wire: %s 0x64", withArticle(tableName(table)), area, firstOf(table), area)
 	case number == "0" && c == fromOne:
 		return noAddress("E114", "%s 0 does not exist with addressing: one (the first %s is 1); if the manual counts from 0, set addressing: zero", area, tableName(table))
 	}
