@@ -26,8 +26,8 @@ type point struct {
 
 func newPoint(at modbus.Point, north gateway.Point, seed int64) *point {
 	p := &point{at: at, north: north, layout: layoutOf(at), signal: newSignal(seedOf(seed, string(at.ID)))}
-	p.still = at.Writable || at.Type == modbus.String
-	if at.Type != modbus.Bool && at.Type != modbus.String {
+	p.still = at.Writable || at.Type != modbus.Bool && !wholeBinary(at.Type)
+	if wholeBinary(at.Type) {
 		p.signal.move(north, carrierOf(at))
 	}
 	return p
@@ -48,7 +48,7 @@ func (p *point) start() {
 		p.storeRaw(uint64(p.firstWord()))
 	case p.at.Type == modbus.Bool || len(p.at.Flags) > 0:
 		p.storeRaw(0)
-	default:
+	case wholeBinary(p.at.Type):
 		p.storeNumber(naturalSpan(p.north, carrierOf(p.at)).middle())
 	}
 }

@@ -15,13 +15,27 @@ func width(at modbus.Point) int {
 	if at.Table.Bits() || at.Bit != modbus.WholeRegister {
 		return 1
 	}
-	return 16 * at.Registers()
+	if bits := at.Type.Bits(); bits > 0 {
+		return bits
+	}
+	return min(16*at.Registers(), 64)
+}
+
+// wholeBinary tells whether the registers hold nothing but one binary number: what the simulator can move. Bytes of
+// a register, decimal digits and times stay as they were written, 0 at first.
+func wholeBinary(t modbus.Type) bool {
+	switch t {
+	case modbus.Float16, modbus.BCD16, modbus.BCD32, modbus.BCD64, modbus.SignMagnitude16, modbus.SignMagnitude32:
+		return false
+	}
+	return t.Number() && !t.Half()
 }
 
 func isFloat(t modbus.Type) bool { return t == modbus.Float32 || t == modbus.Float64 }
 
 func isSigned(t modbus.Type) bool {
-	return t == modbus.Int16 || t == modbus.Int32 || t == modbus.Int64
+	low, _ := t.Bounds()
+	return low != nil && low.Sign() < 0
 }
 
 // truncate cuts a two's complement number to the bits of the type.

@@ -111,3 +111,25 @@ func FuzzAnEngineeringValueComesBackWithinHalfARawStep(f *testing.F) {
 		}
 	})
 }
+
+func TestAPointOfAnyTypeCanStandInASimulatedDevice(t *testing.T) {
+	d := modbus.Device{Name: "d", Unit: 1}
+	for i, ty := range modbus.Types() {
+		p := modbus.Point{ID: gateway.PointID("d/" + ty.String()), Table: modbus.Holding, Address: uint16(10 * i), Bit: modbus.WholeRegister, Type: ty, Scale: 1, Order: "cdab", Writable: i%2 == 0}
+		if ty.Registers() == 0 {
+			p.Length = 7
+		}
+		d.Points = append(d.Points, p)
+	}
+	for _, p := range d.Points {
+		s := newPoint(p, gateway.Point{ID: p.ID}, 1)
+		for range p.Registers() {
+			s.cells = append(s.cells, &cell{})
+		}
+		s.start()
+		s.move(0)
+		if _, err := s.value(s.words()); err != nil {
+			t.Errorf("%s: %v", p.ID, err)
+		}
+	}
+}

@@ -40,7 +40,7 @@ func (s section) protocol() protocol {
 		}
 	}
 	if n, ok := s.get("order"); ok {
-		p.order, _ = n.order(false)
+		p.order, _ = n.order(0)
 	}
 	p.gap = s.limit("gap", 0, modbus.MaxReadRegisters)
 	p.maxRead = s.limit("max_read", 1, modbus.MaxReadRegisters)
@@ -65,21 +65,23 @@ func (s section) limit(key string, low, high int) *int {
 	return nil
 }
 
-// order is the order of a value's bytes (MB-36): one of the four names, or for a value of 64 bits also
-// a permutation of abcdefgh.
-func (n node) order(wide bool) (string, bool) {
+// order is the order of a value's bytes (MB-36): one of the four names, or for a value of more than one
+// register also a permutation of as many letters as it has bytes.
+func (n node) order(bytes int) (string, bool) {
 	text, ok := n.text()
 	if !ok {
 		return "", false
 	}
+	const all = "abcdefgh"
 	letters := []byte(text)
 	slices.Sort(letters)
+	permuted := len(text) >= 4 && len(text) <= len(all) && string(letters) == all[:len(text)]
 	names := []string{"abcd", "cdab", "badc", "dcba"}
 	switch {
-	case slices.Contains(names, text) || wide && string(letters) == "abcdefgh":
+	case slices.Contains(names, text) || permuted && len(text) == bytes:
 		return text, true
-	case string(letters) == "abcdefgh":
-		n.complain("E125", "order %s is for 8 bytes; write it at the points of 64 bits", text)
+	case permuted && len(text)%2 == 0:
+		n.complain("E125", "order %s is for values of %d bytes; write it at points of that size", text, len(text))
 	default:
 		n.complain("E125", "unknown order %s; use abcd (big endian), cdab (words swapped), badc (bytes swapped) or dcba (little endian)%s",
 			quote(text), didYouMean(text, names))

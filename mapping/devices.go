@@ -76,6 +76,7 @@ func (d *draft) readDevice(f field) *device {
 		d.readModbus(s, dev, prof)
 	}
 	d.readPoints(s, dev, prof)
+	dev.findFactors(dev.points)
 	if n, ok := s.get("methods"); ok {
 		d.readMethods(n, dev)
 	}

@@ -82,7 +82,7 @@ func (p place) keys() []string {
 		return []string{"path", "expect_every", "assume"}
 	case inPoint:
 		return []string{
-			"senml", "pointer", "format", "at", "bit", "type", "order", "scale", "offset", "linear", "enum", "flags", "not_available", "wrap",
+			"senml", "pointer", "format", "at", "bit", "type", "order", "scale", "offset", "linear", "enum", "flags", "padding", "not_available", "wrap",
 			"unit", "name", "deadband", "range", "poll", "publish", "write", "hidden",
 		}
 	case inLinear:

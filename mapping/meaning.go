@@ -25,6 +25,11 @@ func (p *point) readMeaning() {
 	if n, ok := p.get("flags"); ok && p.suits("flags") {
 		p.south.Flags = p.flags(n)
 	}
+	if n, ok := p.get("padding"); ok && p.suits("padding") {
+		if word, _ := n.word("nul", "space"); word == "space" {
+			p.south.Pad = ' '
+		}
+	}
 	if n, ok := p.get("not_available"); ok && p.suits("not_available") {
 		p.south.NotAvailable = p.notAvailable(n)
 	}
@@ -41,11 +46,17 @@ func (p *point) readWrap() {
 	}
 }
 
+// readScale reads scale and offset, or linear.
 func (p *point) readScale() {
 	linear, byLine := p.get("linear")
 	for _, key := range []string{"scale", "offset"} {
 		n, ok := p.get(key)
 		if !ok || !p.suits(key) {
+			continue
+		}
+		if name, ok := n.factorName(); ok && key == "scale" {
+			p.factor = n
+			p.factorName = name
 			continue
 		}
 		value, ok := n.number()
@@ -59,6 +70,14 @@ func (p *point) readScale() {
 		case ok:
 			p.south.Offset = value
 		}
+	}
+	if p.factor.yaml != nil {
+		for _, key := range []string{"offset", "linear"} {
+			if n, ok := p.get(key); ok {
+				n.refuse("E121", "%s and a scale factor of the device exclude each other; keep one", key)
+			}
+		}
+		return
 	}
 	if !byLine || !p.suits("linear") {
 		return
@@ -116,7 +135,10 @@ func (p *point) enum(n node) []modbus.EnumWord {
 func (p *point) flags(n node) []modbus.Flag {
 	n.label = "flags"
 	var flags []modbus.Flag
-	highest := 16*max(p.south.Registers(), 1) - 1
+	highest := max(p.south.Type.Bits(), 16) - 1
+	if p.south.Type.Half() {
+		highest = 7
+	}
 	names, bits := map[string]bool{}, map[int64]bool{}
 	for _, f := range n.fields("E002") {
 		key := node{reader: f.reader, at: f.key, label: "flags"}
@@ -169,20 +191,16 @@ func (p *point) notAvailable(n node) []uint64 {
 func (p *point) rawBits(text string) (uint64, bool) {
 	if hexText.MatchString(text) {
 		bits, err := strconv.ParseUint(text[2:], 16, 64)
-		return bits, err == nil && bits <= math.MaxUint64>>(64-min(64, 16*max(p.south.Registers(), 1)))
+		return bits, err == nil && bits <= math.MaxUint64>>(64-max(p.south.Type.Bits(), 1))
 	}
-	f, isNumber := parseNumber(text)
-	switch {
-	case isNumber && p.south.Type == modbus.Float32:
-		return uint64(math.Float32bits(float32(f))), true
-	case isNumber && p.south.Type == modbus.Float64:
-		return math.Float64bits(f), true
+	if _, isNumber := parseNumber(text); isNumber && p.south.Type.Floating() {
+		return p.south.Type.FloatPattern(exactText(text))
 	}
 	exact, ok := new(big.Int).SetString(text, 10)
-	if !ok || len(text) > longestNumber || !p.holds(new(big.Rat).SetInt(exact)) {
+	if !ok || len(text) > longestNumber {
 		return 0, false
 	}
-	return new(big.Int).And(exact, new(big.Int).SetUint64(math.MaxUint64)).Uint64(), true
+	return p.south.Type.Pattern(exact)
 }
 
 // deadband is a number, or a percentage of the last reported value.

@@ -138,9 +138,10 @@ func (p *point) constant(n node) *gateway.Value {
 		if v = gateway.BoolValue(text == "true"); text != "true" && text != "false" {
 			n.complain("E163", "%s is neither true nor false, and %s (line %d) takes one of them", quote(text), p.name, p.key.line)
 		}
-	case p.south.Type == modbus.String:
-		if v = gateway.TextValue(text); len(text) > p.south.Length {
-			n.complain("E163", "%s has %d bytes; %s takes %d", quote(text), len(text), p.name, p.south.Length)
+	case p.south.Type.Text():
+		v = gateway.TextValue(text)
+		if err := p.south.Holds(v); err != nil {
+			n.complain("E163", "%s cannot be written to %s (line %d): %v", quote(text), p.name, p.key.line, err)
 		}
 	default:
 		return p.constantNumber(n, text)
@@ -168,7 +169,7 @@ func (p *point) constantNumber(n node, text string) *gateway.Value {
 	switch f, _ := v.Number(); {
 	case low != nil && f < *low || high != nil && f > *high:
 		n.complain("E163", "%s is outside the limits %s..%s of %s (line %d)", quote(text), gateway.FloatValue(*low), gateway.FloatValue(*high), p.name, p.key.line)
-	case !p.holds(p.raw(exact)):
+	case p.factor.yaml == nil && !p.holds(p.raw(exact)):
 		n.complain("E163", "%s cannot be written exactly; %s (line %d) holds %s, scaled", quote(text), p.name, p.key.line, p.typeName())
 	}
 	return &v

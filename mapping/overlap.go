@@ -55,8 +55,8 @@ func (d *draft) checkOverlaps() {
 		var furthest *point
 		bits := map[[2]int]*point{}
 		for _, p := range points {
-			if p.south.Bit >= 0 {
-				place := [2]int{int(p.south.Address), p.south.Bit}
+			if part := p.partNumber(); part >= 0 {
+				place := [2]int{int(p.south.Address), part}
 				overlap(bits[place], p)
 				bits[place] = p
 				continue
@@ -67,6 +67,18 @@ func (d *draft) checkOverlaps() {
 			}
 		}
 	}
+}
+
+// partNumber tells the bits and bytes of a register apart; below 0 for a whole one. A bit inside a byte is no
+// overlap, as inside a register.
+func (p *point) partNumber() int {
+	switch {
+	case p.south.Type.High():
+		return 17
+	case p.south.Type.Half():
+		return 16
+	}
+	return p.south.Bit
 }
 
 // end is the address behind the point.
@@ -88,6 +100,12 @@ func (p *point) where() string {
 	place := fmt.Sprintf("%s %d", p.south.Table, p.south.Address)
 	if p.south.Bit >= 0 {
 		return fmt.Sprintf("%s bit %d", place, p.south.Bit)
+	}
+	switch {
+	case p.south.Type.High():
+		return place + " high byte"
+	case p.south.Type.Half():
+		return place + " low byte"
 	}
 	if p.south.Registers() > 1 {
 		return fmt.Sprintf("%s..%d", place, p.end()-1)

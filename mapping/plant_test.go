@@ -389,10 +389,15 @@ func TestThePlaceOfTheHubIsRead(t *testing.T) {
 func TestRawValuesThatMeanNoValueAreKeptAsTheirBits(t *testing.T) {
 	for point, want := range map[string][]uint64{
 		"type: int16, not_available: 0x8000":                {0x8000},
-		"type: int16, not_available: -32768":                {0xFFFFFFFFFFFF8000},
+		"type: int16, not_available: -32768":                {0x8000},
 		"type: uint16, not_available: [65535, 0]":           {0xFFFF, 0},
 		"type: float32, not_available: -9999":               {uint64(math.Float32bits(-9999))},
 		"type: float32, not_available: 0x7FC00001":          {0x7FC00001},
+		"type: float16, not_available: 1":                   {0x3C00},
+		"type: bcd16, not_available: [9999, 0xFFFF]":        {0x9999, 0xFFFF},
+		"type: sm16, not_available: -32767":                 {0xFFFF},
+		"type: int24, not_available: -8388608":              {0x800000},
+		"type: uint8h, not_available: 255":                  {0xFF},
 		"type: float64, not_available: 1.5":                 {math.Float64bits(1.5)},
 		"type: uint64, not_available: 0xFFFFFFFFFFFFFFFF":   {math.MaxUint64},
 		"type: uint64, not_available: 18446744073709551615": {math.MaxUint64},
@@ -403,12 +408,34 @@ func TestRawValuesThatMeanNoValueAreKeptAsTheirBits(t *testing.T) {
 	}
 }
 
+func TestAScaleFactorOfTheDeviceIsFound(t *testing.T) {
+	plant := one(t, "x: { at: holding 14, type: int16, scale: 10^sf, unit: W, write: { min: 0, max: 1e9 } }\nsf: { at: holding 20, type: int16, hidden: true }\ny: { at: holding 5, type: string(5), padding: space }")
+	if p := south(t, plant, "d/x"); p.Factor == nil || *p.Factor != 20 || p.Scale != 1 {
+		t.Errorf("%+v", p)
+	}
+	if p := south(t, plant, "d/y"); p.Pad != ' ' {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestTheTwoBytesOfARegisterDoNotOverlap(t *testing.T) {
+	points := "a: { at: holding 1, type: uint8h }\nb: { at: holding 1, type: int8l }\nw: { at: holding 1, type: uint16, flags: { 0: a } }"
+	if one(t, points) == nil {
+		t.Error("refused")
+	}
+}
+
 func TestWhatAPointMeansIsRead(t *testing.T) {
 	for point, want := range map[string]string{
 		"at: holding 1, type: int32, scale: 0.001, offset: -40":                             "d/x holding 1 bit -1 int32(0) abcd *0.001+-40 poll 1s",
 		"at: input 2, type: uint16, linear: { raw: 4..20, to: 100..0 }":                     "d/x input 2 bit -1 uint16(0) abcd *1+0 poll 1s linear {[4 20] [100 0]}",
 		"at: holding 3, type: string(7), order: badc, poll: startup":                        "d/x holding 3 bit -1 string(7) badc *1+0 poll 0s",
 		"at: holding 4, type: uint64, order: cdabghef":                                      "d/x holding 4 bit -1 uint64(0) cdabghef *1+0 poll 1s",
+		"at: holding 4, type: uint48, order: efabcd":                                        "d/x holding 4 bit -1 uint48(0) efabcd *1+0 poll 1s",
+		"at: holding 4, type: int32, order: bcda":                                           "d/x holding 4 bit -1 int32(0) bcda *1+0 poll 1s",
+		"at: holding 4, type: time(unix32), order: bcda":                                    "d/x holding 4 bit -1 time(unix32)(0) bcda *1+0 poll 1s",
+		"at: holding 4, type: hex(5)":                                                       "d/x holding 4 bit -1 hex(5) abcd *1+0 poll 1s",
+		"at: holding 4, type: uint8h, flags: { 7: top }":                                    "d/x holding 4 bit -1 uint8h(0) abcd *1+0 poll 1s enum [] flags [{7 top}] na []",
 		"at: holding 5, type: bool":                                                         "d/x holding 5 bit -1 bool(0) abcd *1+0 poll 1s",
 		"at: \"holding 6.13\"":                                                              "d/x holding 6 bit 13 bool(0) abcd *1+0 poll 1s",
 		"at: \"%MW6.11\"":                                                                   "d/x holding 6 bit 11 bool(0) abcd *1+0 poll 1s",

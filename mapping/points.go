@@ -17,8 +17,11 @@ type point struct {
 	north  gateway.Point
 	// reported is the southbound half instead, if the device reports by itself.
 	reported coap.Point
-	nth      int  // of all points, in the order of the file
-	shared   bool // stands in a profile
+	// factor is the scale that names a point of the device instead of a number, and factorName that point.
+	factor     node
+	factorName string
+	nth        int  // of all points, in the order of the file
+	shared     bool // stands in a profile
 	// What of it was understood: table and number, how they count, type, all of it.
 	placed, decided, typed, sound bool
 }

@@ -51,6 +51,7 @@ func (d *draft) checkProfile(p *profile, list node) {
 		p.names, p.has[f.name] = append(p.names, f.name), true
 		dev.points = append(dev.points, d.readPoint(f, dev, dev.protocol.counting))
 	}
+	dev.findFactors(dev.points)
 	doubtUnits(list, p.name, dev.points)
 	if p.reports {
 		dev.checkSources()

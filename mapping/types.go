@@ -8,15 +8,7 @@ import (
 	"iothub-gateway/adapters/modbus"
 )
 
-var stringText = regexp.MustCompile(`^string\(([0-9]{1,6})\)$`)
-
-// types lists the types that a point may have, but for string(N).
-func types() []modbus.Type {
-	return []modbus.Type{
-		modbus.Bool, modbus.Int16, modbus.Uint16, modbus.Int32, modbus.Uint32, modbus.Int64, modbus.Uint64,
-		modbus.Float32, modbus.Float64,
-	}
-}
+var lengthText = regexp.MustCompile(`^(string|hex)\(([0-9]{1,6})\)$`)
 
 // readType reads type. Bits are bool without it; a register has no type by itself.
 func (p *point) readType() {
@@ -47,29 +39,33 @@ func (p *point) typeOf(n node) bool {
 		return false
 	}
 	var words []string
-	for _, t := range types() {
-		if text == t.String() {
+	found := lengthText.FindStringSubmatch(text)
+	for _, t := range modbus.Types() {
+		switch {
+		case found != nil && found[1] == t.String():
+			length, err := strconv.Atoi(found[2])
+			if err == nil && length > 0 {
+				p.south.Type, p.south.Length = t, length
+				return true
+			}
+		case text == t.String() && t.Registers() > 0:
 			p.south.Type = t
 			return true
-		}
-		words = append(words, t.String())
-	}
-	if found := stringText.FindStringSubmatch(text); found != nil {
-		length, err := strconv.Atoi(found[1])
-		if err == nil && length > 0 {
-			p.south.Type, p.south.Length = modbus.String, length
-			return true
+		case t.Registers() > 0:
+			words = append(words, t.String())
 		}
 	}
-	if strings.HasPrefix(text, "string") {
-		n.complain("E127", "%s: a string has its length in bytes: string(16) takes 8 registers", quote(text))
-		return false
+	for _, word := range []string{"string", "hex"} {
+		if strings.HasPrefix(text, word) {
+			n.complain("E127", "%s: %s has its length in bytes: %s(16) takes 8 registers", quote(text), word, word)
+			return false
+		}
 	}
 	hint := didYouMean(text, words)
 	if word := otherName(text); word != "" {
 		hint = " (did you mean " + word + "?)"
 	}
-	n.complain("E127", "unknown type %s; use %s or string(N)%s", quote(text), strings.Join(words, ", "), hint)
+	n.complain("E127", "unknown type %s; use %s, string(N) or hex(N)%s", quote(text), strings.Join(words, ", "), hint)
 	return false
 }
 
@@ -94,6 +90,32 @@ func otherName(text string) string {
 		return "float32"
 	case "f64", "double", "lreal":
 		return "float64"
+	case "f16", "half":
+		return "float16"
+	case "u8h", "uint8_h", "hibyte":
+		return "uint8h"
+	case "u8", "u8l", "byte", "uint8", "uint8_l", "lobyte":
+		return "uint8l"
+	case "i8h", "s8h":
+		return "int8h"
+	case "i8", "i8l", "s8", "s8l", "int8", "sint8":
+		return "int8l"
+	case "u24":
+		return "uint24"
+	case "i24":
+		return "int24"
+	case "u48":
+		return "uint48"
+	case "i48":
+		return "int48"
+	case "bcd":
+		return "bcd16"
+	case "signmag", "signmag16":
+		return "sm16"
+	case "time", "timestamp", "unix", "unix32", "epoch", "time_t":
+		return "time(unix32)"
+	case "datetime", "iec870":
+		return "time(iec870)"
 	}
 	return ""
 }
@@ -105,19 +127,27 @@ func (p *point) readOrder() {
 	if !ok || !p.suits("order") {
 		return
 	}
-	if order, ok := n.order(p.typed && p.south.Registers() == 4 && p.south.Type != modbus.String); ok {
+	if order, ok := n.order(p.bytes()); ok {
 		p.south.Order = order
 	}
 }
 
+// bytes is how many bytes the value has that an order may permute; 0 if that is not known, or none.
+func (p *point) bytes() int {
+	if !p.typed || !p.number() && !strings.HasPrefix(p.south.Type.String(), "time(unix") {
+		return 0
+	}
+	return 2 * p.south.Registers()
+}
+
 // integer tells whether the registers hold a whole number.
 func (p *point) integer() bool {
-	return p.typed && p.south.Type >= modbus.Int16 && p.south.Type <= modbus.Uint64
+	return p.typed && p.south.Type.Integer()
 }
 
 // number tells whether the registers hold a number.
 func (p *point) number() bool {
-	return p.typed && p.south.Type != modbus.Bool && p.south.Type != modbus.String
+	return p.typed && p.south.Type.Number()
 }
 
 // measures tells whether the value is a number too, rather than a word or flags.
@@ -141,6 +171,8 @@ func (p *point) suits(key string) bool {
 		fits = p.integer()
 	case "not_available":
 		fits = p.number()
+	case "padding":
+		fits = p.south.Type == modbus.String
 	case "order":
 		fits = !p.placed || !p.south.Table.Bits()
 	}
@@ -157,7 +189,7 @@ func (p *point) shape(key string) string {
 		return "a word of enum"
 	case p.number() && key != "flags" && p.has("flags"):
 		return "flags"
-	case p.south.Type == modbus.String:
+	case p.south.Type.Text():
 		return "a text"
 	case p.south.Type == modbus.Bool:
 		return "a bool"
@@ -196,8 +228,8 @@ func (p *point) checkFit() {
 
 // typeName is the type as the file spells it.
 func (p *point) typeName() string {
-	if p.south.Type == modbus.String {
-		return "string(" + strconv.Itoa(p.south.Length) + ")"
+	if p.south.Length > 0 {
+		return p.south.Type.String() + "(" + strconv.Itoa(p.south.Length) + ")"
 	}
 	return p.south.Type.String()
 }

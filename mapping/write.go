@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"fmt"
 	"math"
 	"math/big"
 	"strconv"
@@ -54,9 +55,21 @@ func (p *point) checkWrite(n node, limited bool) {
 		n.complain("E120", "limits have no meaning for %s; write: true allows all of its values", p.shape("write"))
 	case p.measures() && !limited:
 		n.complain("E129", "point %s may be written but has no limits; write { min: 0, max: 100 }, or give it an enum", quote(p.name))
-	case p.bits() && !p.south.Table.Bits():
-		n.complain("W231", "writing bit %d of %s %d may need to read and rewrite the whole register; another master may lose a change", p.south.Bit, p.south.Table, p.south.Address)
 	}
+	if part := p.part(); part != "" {
+		n.complain("W231", "writing %s of %s %d may need to read and rewrite the whole register; another master may lose a change", part, p.south.Table, p.south.Address)
+	}
+}
+
+// part names the part of a register that the point is; "" if it is none.
+func (p *point) part() string {
+	switch {
+	case p.bits() && !p.south.Table.Bits():
+		return fmt.Sprintf("bit %d", p.south.Bit)
+	case p.south.Type.Half():
+		return "one byte"
+	}
+	return ""
 }
 
 // readLimits reads min and max, which belong together: a limit on one side alone leaves the other to
@@ -76,7 +89,7 @@ func (p *point) readLimits(s section, rule *gateway.WriteRule) {
 			continue
 		}
 		*side.into = &limit
-		if p.measures() && !p.carries(exactText(n.yaml.Value)) {
+		if p.measures() && p.factor.yaml == nil && !p.carries(exactText(n.yaml.Value)) {
 			n.complain("E131", "%s: %s is more than %s can hold once it is scaled back", side.key, quote(n.yaml.Value), p.typeName())
 		}
 	}
@@ -121,25 +134,20 @@ func (p *point) carries(value *big.Rat) bool {
 // holds tells whether a raw number is a value of the point's type.
 func (p *point) holds(raw *big.Rat) bool {
 	low, high := bounds(p.south.Type)
-	return raw.Cmp(low) >= 0 && raw.Cmp(high) <= 0 && (raw.IsInt() || p.south.Type >= modbus.Float32)
+	return raw.Cmp(low) >= 0 && raw.Cmp(high) <= 0 && (raw.IsInt() || !p.south.Type.Integer() && p.south.Type != modbus.Bool)
 }
 
 // bounds are the least and the greatest raw number of a type.
 func bounds(t modbus.Type) (low, high *big.Rat) {
+	if low, high := t.Bounds(); low != nil {
+		return new(big.Rat).SetInt(low), new(big.Rat).SetInt(high)
+	}
+	greatest := math.MaxFloat64
 	switch t {
-	case modbus.Bool:
-		return new(big.Rat), big.NewRat(1, 1)
+	case modbus.Float16:
+		greatest = 65504
 	case modbus.Float32:
-		return exactly(-math.MaxFloat32), exactly(math.MaxFloat32)
-	case modbus.Float64, modbus.String:
-		return exactly(-math.MaxFloat64), exactly(math.MaxFloat64)
+		greatest = math.MaxFloat32
 	}
-	one := big.NewInt(1)
-	width := uint(16 * t.Registers())
-	least, above := new(big.Int), new(big.Int).Lsh(one, width)
-	if t == modbus.Int16 || t == modbus.Int32 || t == modbus.Int64 {
-		above.Rsh(above, 1)
-		least.Neg(above)
-	}
-	return new(big.Rat).SetInt(least), new(big.Rat).SetInt(above.Sub(above, one))
+	return exactly(-greatest), exactly(greatest)
 }

@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -17,26 +18,42 @@ import (
 // codec turns the bytes of one point into its value and back. It is pure and never changes.
 type codec struct {
 	p     Point
+	facts facts
 	order []int
 	line  line
-	na    []uint64 // masked to the width
+	na    []uint64 // only the type's bits
 }
 
 func newCodec(p Point) codec {
-	c := codec{p: p, line: lineOf(p)}
-	if p.Table.Bits() || p.Type == String {
+	c := codec{p: p, facts: p.Type.facts(), line: lineOf(p)}
+	if p.Table.Bits() {
 		return c
 	}
-	width := 2 * p.Registers()
-	c.order = wireOrder(p.Order, width)
+	switch p.Type {
+	case String, Hex, TimeYMDHMS, TimeIEC870: // each register stands for itself
+		for i := range c.size() {
+			c.order = append(c.order, i)
+			if swapped(p.Order) {
+				c.order[i] ^= 1
+			}
+		}
+		return c
+	}
+	c.order = wireOrder(p.Order, c.size())
 	for _, na := range p.NotAvailable {
-		c.na = append(c.na, na&mask(width))
+		c.na = append(c.na, na&lowest(c.facts.bits))
 	}
 	return c
 }
 
-// mask has the bits of a value of width bytes.
-func mask(width int) uint64 { return math.MaxUint64 >> (64 - 8*width) }
+// times10 is the codec of a point whose values are 10^n times as great (MB-41).
+func (c codec) times10(n int) codec {
+	c.line = c.line.times10(n)
+	return c
+}
+
+// lowest is a mask of the lowest n bits, 1..64.
+func lowest(n int) uint64 { return math.MaxUint64 >> (64 - n) }
 
 // size is how many bytes decode takes: 1 for a bit table, else 2 a register.
 func (c codec) size() int {
@@ -47,27 +64,48 @@ func (c codec) size() int {
 }
 
 // decode is the value of raw, the point's registers as they came (of a bit table: one byte, 0 or 1).
-// The error wraps ErrNotAvailable if the device says that it has no value (MB-40).
+// The error wraps ErrNotAvailable if the device says that it has no value (MB-40), or sends what is none.
 func (c codec) decode(raw []byte) (gateway.Value, error) {
 	if len(raw) != c.size() {
 		return gateway.Value{}, fmt.Errorf("%s takes %d bytes, not %d", c.p.Type, c.size(), len(raw))
 	}
-	if c.p.Type == String {
-		return gateway.TextValue(text(swapPairs(raw, swapped(c.p.Order))[:c.p.Length])), nil
-	}
 	if c.p.Table.Bits() {
 		return c.word(int64(raw[0]&1), gateway.BoolValue(raw[0]&1 != 0)), nil
 	}
-	bits := gather(c.order, raw)
-	if slices.Contains(c.na, bits) {
-		return gateway.Value{}, fmt.Errorf("%w: it sent %#0*x", gateway.ErrNotAvailable, 2*len(raw)+2, bits)
+	switch c.facts.form {
+	case characters:
+		return gateway.TextValue(text(arranged(c.order, raw)[:c.p.Length])), nil
+	case octets:
+		return gateway.TextValue(hex.EncodeToString(arranged(c.order, raw)[:c.p.Length])), nil
+	case calendar:
+		return decodeTime(c.p.Type, arranged(c.order, raw))
 	}
+	bits := c.ofType(gather(c.order, raw))
+	if slices.Contains(c.na, bits) {
+		return gateway.Value{}, fmt.Errorf("%w: it sent %#0*x", gateway.ErrNotAvailable, c.facts.bits/4+2, bits)
+	}
+	return c.value(bits)
+}
+
+// ofType are the type's bits among all of its registers.
+func (c codec) ofType(bits uint64) uint64 {
+	if c.p.Type.High() {
+		bits >>= 8
+	}
+	return bits & lowest(c.facts.bits)
+}
+
+// value is what the type's bits mean.
+func (c codec) value(bits uint64) (gateway.Value, error) {
 	switch c.p.Type {
 	case Bool:
 		if c.p.Bit >= 0 {
 			bits = bits >> c.p.Bit & 1
 		}
 		return c.word(int64(min(bits, 1)), gateway.BoolValue(bits != 0)), nil
+	case Float16:
+		f := halfFloat(uint16(bits))
+		return c.float(f, halfText(f))
 	case Float32:
 		f := math.Float32frombits(uint32(bits))
 		return c.float(float64(f), strconv.FormatFloat(float64(f), 'g', -1, 32))
@@ -76,20 +114,12 @@ func (c codec) decode(raw []byte) (gateway.Value, error) {
 		return c.float(f, strconv.FormatFloat(f, 'g', -1, 64))
 	case Uint64:
 		return c.unsigned(bits)
-	default:
-		return c.integer(signed(c.p.Type, bits), bits)
 	}
-}
-
-// signed is the number that bits mean in an integer type other than Uint64.
-func signed(t Type, bits uint64) int64 {
-	switch t {
-	case Int16:
-		return int64(int16(bits))
-	case Int32:
-		return int64(int32(bits))
+	raw, ok := c.facts.number(bits)
+	if !ok {
+		return gateway.Value{}, fmt.Errorf("%w: it sent %#0*x, which is no %s", gateway.ErrNotAvailable, c.facts.bits/4+2, bits, c.p.Type)
 	}
-	return int64(bits)
+	return c.integer(raw, bits)
 }
 
 // word is the enum's word for raw, or the number as a text if it has none; plain without an enum.
@@ -113,8 +143,8 @@ func (c codec) integer(raw int64, bits uint64) (gateway.Value, error) {
 		return flags(c.p.Flags, bits), nil
 	case !c.line.unit:
 		return number(c.line.shown(c.line.ofInt(raw)))
-	case c.p.Type == Uint16 || c.p.Type == Uint32:
-		return gateway.UintValue(bits), nil
+	case c.facts.form == unsigned || c.facts.form == decimalDigits:
+		return gateway.UintValue(uint64(raw)), nil
 	}
 	return gateway.IntValue(raw), nil
 }
@@ -195,11 +225,20 @@ func text(b []byte) string {
 	return s.String()
 }
 
-// swapPairs is a copy of raw, with the bytes of each register swapped if swap is set.
-func swapPairs(raw []byte, swap bool) []byte {
-	b := slices.Clone(raw)
-	for i := 0; swap && i+1 < len(b); i += 2 {
-		b[i], b[i+1] = b[i+1], b[i]
+// placed is arranged's inverse.
+func placed(order []int, value []byte) []byte {
+	raw := make([]byte, len(value))
+	for i, at := range order {
+		raw[i] = value[at]
+	}
+	return raw
+}
+
+// arranged are the bytes of raw in the order of the value, byte 0 first. Order is a permutation.
+func arranged(order []int, raw []byte) []byte {
+	b := make([]byte, len(raw))
+	for i, at := range order {
+		b[at] = raw[i]
 	}
 	return b
 }

@@ -63,34 +63,6 @@ func (t Table) String() string {
 // Bits tells whether the table holds single bits rather than 16-bit registers.
 func (t Table) Bits() bool { return t == Coil || t == Discrete }
 
-// Type is how registers become a value.
-type Type uint8
-
-// The types. Bool is a coil, a discrete input, or (with Point.Bit) a bit of a register.
-const (
-	Bool Type = iota
-	Int16
-	Uint16
-	Int32
-	Uint32
-	Int64
-	Uint64
-	Float32
-	Float64
-	String
-)
-
-// String is the word the mapping uses, such as "int16".
-func (t Type) String() string {
-	return [...]string{"bool", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64", "string"}[t]
-}
-
-// Registers is how many registers a value of the type takes; for String it depends on the length,
-// and 0 is returned; a Bool of a register takes 1.
-func (t Type) Registers() int {
-	return [...]int{1, 1, 1, 2, 2, 4, 4, 2, 4, 0}[t]
-}
-
 // WholeRegister is the Bit of a point that is not a bit of a register.
 const WholeRegister = -1
 
@@ -101,10 +73,15 @@ type Point struct {
 	Address uint16 // protocol address, 0-based, as on the wire (MB-31)
 	Bit     int    // 0 (least significant) to 15, or WholeRegister
 	Type    Type
-	Length  int // bytes of a String
-	// Order is the order of a value's bytes on the wire: "abcd", "cdab", "badc", "dcba", or for 64
-	// bits also a permutation of "abcdefgh" (MB-36). The four-letter names apply to every width.
+	Length  int // bytes of a String or Hex
+	// Pad fills a String that is written and shorter than Length: 0, or a space.
+	Pad byte
+	// Order is the order of a value's bytes on the wire: "abcd", "cdab", "badc" or "dcba", which apply to
+	// every width, or a permutation of as many letters as the value has bytes, such as "abefcdgh" (MB-36).
 	Order string
+	// Factor is the protocol address of a register of the same table that holds n of a further factor
+	// 10^n, -10..10 (MB-41). It is read in one request with the value. Nil: there is none.
+	Factor *uint16
 	// Value = raw * Scale + Offset, with the decimals that Scale and Offset have. Scale is not 0;
 	// 1 and 0 leave the raw value as it is.
 	Scale, Offset float64
@@ -138,7 +115,7 @@ type Flag struct {
 
 // Registers is how many registers (of a bit table: bits) the point takes.
 func (p Point) Registers() int {
-	if p.Type == String {
+	if p.Type == String || p.Type == Hex {
 		return (p.Length + 1) / 2
 	}
 	return p.Type.Registers()

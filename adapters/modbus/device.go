@@ -14,6 +14,9 @@ import (
 // ever more of them.
 const plansMax = 256
 
+// factorMax is the greatest amount of a scale factor (MB-41); what is beyond means that there is none.
+const factorMax = 10
+
 // device is a Device at run time.
 type device struct {
 	// never changed after New
@@ -238,13 +241,35 @@ func (d *device) decode(b Block, raw []byte, at time.Time) (samples []gateway.Sa
 	}()
 	for _, i := range b.Points {
 		s := gateway.Sample{Point: d.Points[i].ID, Time: at}
-		s.Value, s.Err = d.codecs[i].decode(cutOut(b, d.Points[i], raw))
+		s.Value, s.Err = d.value(b, i, raw)
 		if s.Err != nil {
 			s.Value, s.Err = gateway.Value{}, fmt.Errorf("%s: %w", d.place(d.pointBlock(i)), s.Err)
 		}
 		samples = append(samples, s)
 	}
 	return samples
+}
+
+// value is that of point i in the answer raw to b.
+func (d *device) value(b Block, i int, raw []byte) (gateway.Value, error) {
+	p, c := d.Points[i], d.codecs[i]
+	if p.Factor != nil {
+		n, err := factor(p, raw[2*(int(*p.Factor)-int(b.Start)):])
+		if err != nil {
+			return gateway.Value{}, err
+		}
+		c = c.times10(n)
+	}
+	return c.decode(cutOut(b, p, raw))
+}
+
+// factor is the n of a point's factor 10^n in the register that raw begins with (MB-41).
+func factor(p Point, raw []byte) (int, error) {
+	n := int(int16(gather(wireOrder(p.Order, 2), raw[:2])))
+	if n < -factorMax || n > factorMax {
+		return 0, fmt.Errorf("%w: its scale factor in %s %d is %d, not -10 to 10", gateway.ErrNotAvailable, p.Table, *p.Factor, n)
+	}
+	return n, nil
 }
 
 // cutOut is the part of the answer raw to b that belongs to p.

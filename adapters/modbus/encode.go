@@ -1,8 +1,10 @@
 package modbus
 
 import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
-	"math"
 	"math/big"
 	"slices"
 	"strings"
@@ -10,12 +12,31 @@ import (
 	gateway "iothub-gateway"
 )
 
+// Holds tells whether the point can hold v: nil, or an error that wraps ErrRange. A point whose scale
+// factor the device knows can hold anything.
+func (p Point) Holds(v gateway.Value) error {
+	c := newCodec(p)
+	switch {
+	case p.Factor != nil:
+		return nil
+	case c.inPart():
+		_, _, err := c.change(v)
+		return err
+	}
+	_, err := c.encode(v)
+	return err
+}
+
 // encode is decode's inverse: the registers (of a coil: one byte, 0 or 1) that hold v. Its error
 // wraps ErrRange if they cannot hold exactly v, but for a float, which takes the nearest (MB-70). A
-// bit of a register has no registers of its own: see bitMask.
+// part of a register has no registers of its own: see change.
 func (c codec) encode(v gateway.Value) ([]byte, error) {
-	if c.p.Type == String {
-		return c.encodeText(v)
+	if c.p.Type.Text() {
+		whole, err := c.encodeText(v)
+		if err != nil {
+			return nil, err
+		}
+		return placed(c.order, whole), nil
 	}
 	bits, err := c.bits(v)
 	if err != nil {
@@ -27,18 +48,34 @@ func (c codec) encode(v gateway.Value) ([]byte, error) {
 	if slices.Contains(c.na, bits) {
 		return nil, fmt.Errorf("%w: to the device %s means \"no value\"", gateway.ErrRange, v)
 	}
+	if c.p.Type == Int24 && bits>>23 != 0 {
+		bits |= 0xFF << 24
+	}
 	return scatterBits(c.order, bits), nil
 }
 
-// oneBit tells whether the point is one bit of a register.
-func (c codec) oneBit() bool { return !c.p.Table.Bits() && c.p.Type == Bool && c.p.Bit >= 0 }
+// inPart tells whether the point is a part of one register: a bit or a byte.
+func (c codec) inPart() bool {
+	return !c.p.Table.Bits() && (c.p.Type == Bool && c.p.Bit >= 0 || c.p.Type.Half())
+}
 
-// bitMask is what a write of v to one bit of a register does: the bit as it stands on the wire, and
-// whether it is set.
-func (c codec) bitMask(v gateway.Value) (bit uint16, on bool, err error) {
+// change is what a write of v to a part of a register does to it, as it stands on the wire: the bits that
+// it concerns, and their new values.
+func (c codec) change(v gateway.Value) (mask, value uint16, err error) {
 	bits, err := c.bits(v)
-	raw := scatterBits(c.order, 1<<c.p.Bit)
-	return uint16(raw[0])<<8 | uint16(raw[1]), bits != 0, err
+	shift := max(c.p.Bit, 0)
+	if c.p.Type.High() {
+		shift = 8
+	}
+	if err == nil && slices.Contains(c.na, bits) {
+		err = fmt.Errorf("%w: to the device %s means \"no value\"", gateway.ErrRange, v)
+	}
+	width := 1
+	if c.p.Type.Half() {
+		width = 8
+	}
+	onWire := func(bits uint64) uint16 { return binary.BigEndian.Uint16(scatterBits(c.order, bits<<shift)) }
+	return onWire(lowest(width)), onWire(bits), err
 }
 
 // bits is the raw number that stands for v, before it is put in order.
@@ -66,21 +103,14 @@ func (c codec) bits(v gateway.Value) (uint64, error) {
 	switch {
 	case raw == nil:
 		return 0, fmt.Errorf("%w: every raw value means the same", gateway.ErrRange)
-	case c.p.Type == Float32:
-		f, _ := raw.Float32()
-		return uint64(math.Float32bits(f)), c.tooBig(v, float64(f))
-	case c.p.Type == Float64:
-		f, _ := raw.Float64()
-		return math.Float64bits(f), c.tooBig(v, f)
+	case c.p.Type.Floating():
+		bits, ok := c.p.Type.FloatPattern(raw)
+		if !ok {
+			return 0, fmt.Errorf("%w: %s is too big for %s", gateway.ErrRange, v, c.p.Type)
+		}
+		return bits, nil
 	}
 	return c.integerBits(v, raw)
-}
-
-func (c codec) tooBig(v gateway.Value, f float64) error {
-	if finite(f) {
-		return nil
-	}
-	return fmt.Errorf("%w: %s is too big for %s", gateway.ErrRange, v, c.p.Type)
 }
 
 func (c codec) enumBits(v gateway.Value) (uint64, error) {
@@ -118,31 +148,14 @@ func (c codec) integerBits(v gateway.Value, raw *big.Rat) (uint64, error) {
 	return c.fit(v, n)
 }
 
-// fit is n in the type's width.
+// fit is n in the type's bits.
 func (c codec) fit(v gateway.Value, n *big.Int) (uint64, error) {
-	low, high := bounds(c.p.Type)
-	if n.Cmp(low) < 0 || n.Cmp(high) > 0 {
+	bits, ok := c.p.Type.Pattern(n)
+	if !ok {
+		low, high := c.p.Type.Bounds()
 		return 0, fmt.Errorf("%w: %s does not fit %s (raw %s, %s to %s)", gateway.ErrRange, v, c.p.Type, n, low, high)
 	}
-	if n.Sign() < 0 {
-		return uint64(n.Int64()) & mask(2*c.p.Type.Registers()), nil
-	}
-	return n.Uint64(), nil
-}
-
-// bounds are the least and the greatest raw number of an integer type.
-func bounds(t Type) (low, high *big.Int) {
-	one := big.NewInt(1)
-	power := func(n int) *big.Int { return new(big.Int).Lsh(one, uint(n)) }
-	width := 16 * t.Registers()
-	switch t {
-	case Bool:
-		return new(big.Int), one
-	case Int16, Int32, Int64:
-		return new(big.Int).Neg(power(width - 1)), new(big.Int).Sub(power(width-1), one)
-	default:
-		return new(big.Int), new(big.Int).Sub(power(width), one)
-	}
+	return bits, nil
 }
 
 // rational is the exact content of a number, as a person wrote it.
@@ -162,17 +175,29 @@ func rational(v gateway.Value) (*big.Rat, error) {
 	return nil, fmt.Errorf("%w: need a number, not %s", gateway.ErrRange, v)
 }
 
+// encodeText is the bytes of a value that is a Text, in their own order.
 func (c codec) encodeText(v gateway.Value) ([]byte, error) {
+	if c.facts.form == calendar {
+		return encodeTime(c.p.Type, v)
+	}
 	s, ok := v.Text()
+	content := []byte(s)
+	if c.facts.form == octets {
+		var err error
+		if content, err = hex.DecodeString(s); err != nil || len(content) != c.p.Length {
+			return nil, fmt.Errorf("%w: need %d hexadecimal digits, not %s", gateway.ErrRange, 2*c.p.Length, v)
+		}
+	}
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("%w: need a text, not %s", gateway.ErrRange, v)
-	case len(s) > c.p.Length:
-		return nil, fmt.Errorf("%w: the text has %d bytes, the device takes %d", gateway.ErrRange, len(s), c.p.Length)
-	case strings.ContainsRune(s, 0):
+	case len(content) > c.p.Length:
+		return nil, fmt.Errorf("%w: the text has %d bytes, the device takes %d", gateway.ErrRange, len(content), c.p.Length)
+	case c.facts.form == characters && strings.ContainsRune(s, 0):
 		return nil, fmt.Errorf("%w: a text cannot contain NUL, which ends it", gateway.ErrRange)
 	}
-	raw := make([]byte, c.size())
-	copy(raw, s)
-	return swapPairs(raw, swapped(c.p.Order)), nil
+	raw := bytes.Repeat([]byte{c.p.Pad}, c.size())
+	copy(raw, content)
+	clear(raw[c.p.Length:])
+	return raw, nil
 }

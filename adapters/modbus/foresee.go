@@ -122,11 +122,21 @@ func (c Config) Airtime(b Block) time.Duration {
 
 // inVain counts the registers of a block that belong to none of its points.
 func inVain(points []Point, b Block) int {
-	n, end := b.Quantity, int(b.Start)
-	for _, i := range b.Points { // by address
-		from, to := span(points[i])
-		n -= max(0, to-max(from, end))
-		end = max(end, to)
+	n, asked := b.Quantity, make([]bool, b.Quantity)
+	ask := func(at int) {
+		if at -= int(b.Start); !asked[at] {
+			asked[at] = true
+			n--
+		}
+	}
+	for _, i := range b.Points {
+		p := points[i]
+		for r := range p.Registers() {
+			ask(int(p.Address) + r)
+		}
+		if p.Factor != nil {
+			ask(int(*p.Factor))
+		}
 	}
 	return n
 }
@@ -141,7 +151,8 @@ func apart(d Device, a, b Block) string {
 		noun = "bits"
 	}
 	_, end := reach(d.Points, a.Points)
-	if between := int(d.Points[b.Points[0]].Address) - end; between > d.Gap {
+	start, _ := span(d.Points[b.Points[0]])
+	if between := start - end; between > d.Gap {
 		return fmt.Sprintf("%d %s between them, the gap is %d", between, noun, d.Gap)
 	}
 	joined := enclose(d, d.Points, append(slices.Clip(a.Points), b.Points[0]))

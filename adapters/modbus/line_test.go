@@ -219,6 +219,8 @@ func TestWritesAndReadsWorkOnEveryLine(t *testing.T) {
 					v = gateway.BoolValue(true)
 				case p.Type == String:
 					v = gateway.TextValue("abc")
+				case p.Factor != nil:
+					v = gateway.UintValue(10)
 				case p.Enum != nil:
 					v = gateway.TextValue(p.Enum[0].Word)
 				case p.Scale != 1 || p.Type == Float32 || p.Type == Float64 || p.Linear != nil:

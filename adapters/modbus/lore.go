@@ -59,8 +59,10 @@ func (l *lore) divide(d *device, s suspect) (parts []suspect, ok bool) {
 	if !ok {
 		return nil, false
 	}
-	cut := Cut{Table: s.block.Table, Address: int(d.Points[right.Points[0]].Address)}
-	if cut.Address == int(d.Points[left.Points[0]].Address) {
+	from, _ := span(d.Points[left.Points[0]])
+	at, _ := span(d.Points[right.Points[0]])
+	cut := Cut{Table: s.block.Table, Address: at}
+	if at == from {
 		return []suspect{{block: left}, {block: right}}, true // same place, other length: no cut can part them
 	}
 	l.cuts[cut] = int(left.Start)+left.Quantity < int(right.Start)

@@ -67,15 +67,23 @@ func planSome(d Device, points []int, cuts []Cut) []Block {
 }
 
 func byPlace(a, b Point) int {
+	aStart, aEnd := span(a)
+	bStart, bEnd := span(b)
 	return cmp.Or(
 		cmp.Compare(a.Table, b.Table),
-		cmp.Compare(a.Address, b.Address),
-		cmp.Compare(a.Registers(), b.Registers()),
+		cmp.Compare(aStart, bStart),
+		cmp.Compare(aEnd, bEnd),
 	)
 }
 
-// span is what a point covers: from its first address to the one behind its last.
-func span(p Point) (start, end int) { return int(p.Address), int(p.Address) + p.Registers() }
+// span is what a point covers: from its first address to the one behind its last, its factor included.
+func span(p Point) (start, end int) {
+	start, end = int(p.Address), int(p.Address)+p.Registers()
+	if p.Factor != nil {
+		start, end = min(start, int(*p.Factor)), max(end, int(*p.Factor)+1)
+	}
+	return start, end
+}
 
 // planner is what a plan is made from.
 type planner struct {
@@ -90,7 +98,8 @@ func (p planner) extend(b *Block, i int) bool {
 	if next.Table != b.Table || p.crosses(p.points[b.Points[0]], next) {
 		return false
 	}
-	if _, end := reach(p.points, b.Points); int(next.Address) > end+p.d.Gap {
+	start, _ := span(next)
+	if _, end := reach(p.points, b.Points); start > end+p.d.Gap {
 		return false
 	}
 	joined := enclose(p.d, p.points, append(slices.Clip(b.Points), i))
@@ -102,8 +111,10 @@ func (p planner) extend(b *Block, i int) bool {
 }
 
 func (p planner) crosses(first, next Point) bool {
+	from, _ := span(first)
+	to, _ := span(next)
 	return slices.ContainsFunc(p.cuts, func(c Cut) bool {
-		return c.Table == next.Table && int(first.Address) < c.Address && c.Address <= int(next.Address)
+		return c.Table == next.Table && from < c.Address && c.Address <= to
 	})
 }
 

@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"fmt"
 	"math"
 	"math/big"
 	"strconv"
@@ -45,6 +46,15 @@ func lineOf(p Point) line {
 	}
 	l.shortcut()
 	return l
+}
+
+// times10 is the line of values that are 10^n times as great.
+func (l line) times10(n int) line {
+	factor := decimalText(fmt.Sprintf("1e%d", n))
+	scaled := line{a: new(big.Rat).Mul(l.a, factor), b: new(big.Rat).Mul(l.b, factor), digits: exactDigits}
+	scaled.unit = scaled.b.Sign() == 0 && scaled.a.Cmp(big.NewRat(1, 1)) == 0
+	scaled.shortcut()
+	return scaled
 }
 
 // terminates tells whether a fraction with this denominator, in lowest terms, has an end as a decimal.

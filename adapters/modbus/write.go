@@ -32,6 +32,12 @@ func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Va
 	if a.cfg.ReadOnly || !c.p.Writable || c.p.Table != Coil && c.p.Table != Holding {
 		return fmt.Errorf("%s: %s: %w", place, point, gateway.ErrReadOnly)
 	}
+	if c.p.Factor != nil {
+		var err error
+		if c, err = d.withFactor(ctx, c); err != nil {
+			return fmt.Errorf("%s: write: %w", place, err)
+		}
+	}
 	send, err := d.writer(c, v)
 	if err != nil {
 		return fmt.Errorf("%s: %s: %w", place, point, err)
@@ -62,15 +68,40 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
 }
 
+// withFactor is the codec with the scale factor that the device has now (MB-41). Its error wraps
+// ErrNoAnswer: nothing was written.
+func (d *device) withFactor(ctx context.Context, c codec) (codec, error) {
+	var n int
+	var failed error
+	b := Block{Table: c.p.Table, Start: *c.p.Factor, Quantity: 1}
+	j := newJob(ctx)
+	j.do = func(run context.Context, w *wire) {
+		if !j.wait(run, d.unit.free) {
+			failed = fmt.Errorf("%w: %w", gateway.ErrNoAnswer, errGone)
+			return
+		}
+		raw, f := w.read(run, d, b, true)
+		if f != nil {
+			failed = fmt.Errorf("%w: its scale factor: %w", gateway.ErrNoAnswer, f.readErr())
+			return
+		}
+		n, failed = factor(c.p, raw)
+	}
+	if err := d.wire.submit(d.wire.reads, j); err != nil {
+		return c, err
+	}
+	return c.times10(n), failed
+}
+
 // asker makes one request of a write.
 type asker func(request) ([]byte, *fault)
 
 // writer is how v is written to the point, or why it cannot be.
 func (d *device) writer(c codec, v gateway.Value) (func(asker) *fault, error) {
 	address := c.p.Address
-	if c.oneBit() {
-		bit, on, err := c.bitMask(v)
-		return func(ask asker) *fault { return d.unit.writeBit(ask, bitWrite{address, bit, on}) }, err
+	if c.inPart() {
+		mask, value, err := c.change(v)
+		return func(ask asker) *fault { return d.unit.writePart(ask, partWrite{address, mask, value}) }, err
 	}
 	raw, err := c.encode(v)
 	switch quantity := c.p.Registers(); {
@@ -166,30 +197,23 @@ func (u *unit) writeRegisters(ask asker, address uint16, raw []byte) *fault {
 	return f
 }
 
-// bitWrite sets or clears one bit of a holding register, as it stands on the wire.
-type bitWrite struct {
-	address, bit uint16
-	on           bool
-}
+// partWrite gives the bits of mask in a holding register those of value, as they stand on the wire.
+type partWrite struct{ address, mask, value uint16 }
 
-// writeBit uses FC 22; with a device that has no FC 22 it reads the register and writes it back. The
+// writePart uses FC 22; with a device that has no FC 22 it reads the register and writes it back. The
 // wire serves nobody else in between, but another master may lose an update (MB-74).
-func (u *unit) writeBit(ask asker, b bitWrite) *fault {
-	and, or := ^b.bit, uint16(0)
-	if b.on {
-		or = b.bit
-	}
+func (u *unit) writePart(ask asker, p partWrite) *fault {
 	if !u.noMask {
-		_, f := ask(request{fcMaskWrite, 4, func() ([]byte, error) { return u.client.MaskWriteRegister(b.address, and, or) }})
+		_, f := ask(request{fcMaskWrite, 4, func() ([]byte, error) { return u.client.MaskWriteRegister(p.address, ^p.mask, p.value) }})
 		if f == nil || f.code != illegalFunction {
 			return f
 		}
 		u.noMask = true
 	}
-	raw, f := ask(request{byte(Holding), 2, func() ([]byte, error) { return u.client.ReadHoldingRegisters(b.address, 1) }})
+	raw, f := ask(request{byte(Holding), 2, func() ([]byte, error) { return u.client.ReadHoldingRegisters(p.address, 1) }})
 	if f != nil {
 		return f
 	}
-	value := binary.BigEndian.Uint16(raw)&and | or
-	return u.writeRegisters(ask, b.address, binary.BigEndian.AppendUint16(nil, value))
+	value := binary.BigEndian.Uint16(raw)&^p.mask | p.value
+	return u.writeRegisters(ask, p.address, binary.BigEndian.AppendUint16(nil, value))
 }

@@ -40,6 +40,10 @@ func writable() Device {
 	add("d/wide", reg(Uint32, ordered("cdab"), func(p *Point) { p.Address = 30 }))
 	add("d/text", reg(String, length(8), func(p *Point) { p.Address = 40 }))
 	add("d/long", reg(String, length(20), func(p *Point) { p.Address = 50 }))
+	add("d/high", reg(Int8High, func(p *Point) { p.Address = 22 }))
+	add("d/low", reg(Uint8Low, ordered("badc"), func(p *Point) { p.Address = 23 }))
+	factor := uint16(1) // where the field has 1: times 10
+	add("d/factored", reg(Uint16, func(p *Point) { p.Address, p.Factor = 6, &factor }))
 	add("d/input", reg(Uint16, in(Input)))
 	add("d/fixed", reg(Uint16, func(p *Point) { p.Writable = false }))
 	return Device{Name: "d", Unit: 1, MaxWrite: 8, Points: p}
@@ -74,6 +78,9 @@ func TestAWriteUsesTheSmallestRequestAndChangesNothingElse(t *testing.T) {
 			{"d/bit", gateway.BoolValue(true), 22, Holding, 20, []uint16{20 | 8, 21}},
 			{"d/bit", gateway.BoolValue(false), 22, Holding, 20, []uint16{20 &^ 8, 21}},
 			{"d/swapped bit", gateway.BoolValue(true), 22, Holding, 20, []uint16{20, 21 | 0x0800}},
+			{"d/high", gateway.IntValue(-2), 22, Holding, 22, []uint16{0xFE00 | 22, 23}},
+			{"d/low", gateway.UintValue(7), 22, Holding, 22, []uint16{0xFE00 | 22, 0x0700 | 23}},
+			{"d/factored", gateway.FloatValue(750), 6, Holding, 5, []uint16{5, 75, 7}},
 		} {
 			f.set(func(f *field) { f.log = nil })
 			if err := r.Write(t.Context(), c.point, c.v); err != nil {
@@ -120,6 +127,7 @@ func TestADeviceWithoutAFunctionIsWrittenByTheOther(t *testing.T) {
 			{"d/coil", gateway.BoolValue(false), []byte{15}},
 			{"d/bit", gateway.BoolValue(true), []byte{22, 16}},
 			{"d/swapped bit", gateway.BoolValue(true), []byte{16}},
+			{"d/high", gateway.IntValue(5), []byte{16}},
 		} {
 			f.set(func(f *field) { f.log = nil })
 			if err := r.Write(t.Context(), c.point, c.v); err != nil {
@@ -129,7 +137,7 @@ func TestADeviceWithoutAFunctionIsWrittenByTheOther(t *testing.T) {
 				t.Errorf("%s: function codes %v, want %v", c.point, got, c.want)
 			}
 		}
-		if f.register(1, 10) != 1 || f.register(1, 11) != 2 || f.register(1, 20) != 20|8 || f.register(1, 21) != 21|0x0800 {
+		if f.register(1, 10) != 1 || f.register(1, 11) != 2 || f.register(1, 20) != 20|8 || f.register(1, 21) != 21|0x0800 || f.register(1, 22) != 0x0500|22 {
 			t.Errorf("registers %d %d %#x %#x", f.register(1, 10), f.register(1, 11), f.register(1, 20), f.register(1, 21))
 		}
 	})
@@ -152,6 +160,7 @@ func TestAWriteThatIsNotAllowedSendsNothing(t *testing.T) {
 			{"d/coil", gateway.UintValue(1), gateway.ErrRange},
 			{"d/bit", gateway.UintValue(1), gateway.ErrRange},
 			{"d/temp", gateway.FloatValue(12.34), gateway.ErrRange},
+			{"d/high", gateway.UintValue(128), gateway.ErrRange},
 			{"d/long", gateway.TextValue("x"), gateway.ErrRange}, // 10 registers, the device takes 8 in one write
 		} {
 			if err := r.Write(t.Context(), c.point, c.v); !errors.Is(err, c.want) {
