@@ -111,6 +111,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	}
 	defer q.end()
 	q.awaitFiles(ctx)
+	q.committer.upkeep = time.After(upkeepEvery)
 	for {
 		q.await(ctx)
 		if ctx.Err() != nil {
@@ -123,7 +124,9 @@ func (q *Queue) Run(ctx context.Context) error {
 		err := q.commitAll(b, acked)
 		if err == nil {
 			q.shift()
-			err = q.lookAfter()
+			if err = q.correct(); err == nil {
+				err = q.lookAfter()
+			}
 		}
 		if errors.Is(err, errForeign) {
 			return err
@@ -359,6 +362,9 @@ func (q *Queue) apply(w *work) {
 	}
 	for _, c := range w.cuts {
 		c.lane.setCuts(c.ends)
+	}
+	if w.clocks != nil {
+		q.clocks.Store(&w.clocks)
 	}
 	q.recent.drop(w.left)
 	q.recent.add(w.from, w.puts) // before readers learn of them

@@ -2,7 +2,6 @@ package buffer
 
 import (
 	"slices"
-	"time"
 )
 
 // admit takes out of a Put what has no room. An identity is refused as a whole: nothing of it is
@@ -175,7 +174,7 @@ func (d *dropper) peek() (f *fact, put *pending, err error) {
 	}
 	for ; d.putAt < len(d.w.puts); d.putAt++ {
 		if p := &d.w.puts[d.putAt]; p.lane == d.lane {
-			f := factOf(element{p.seq, p.seq, d.w.from + uint64(d.putAt), nil}, p.record, true)
+			f := factOf(element{p.seq, p.seq, d.w.from + uint64(d.putAt), nil}, p.record, true, nil)
 			return &f, p, nil
 		}
 	}
@@ -257,27 +256,4 @@ func (q *Queue) expire() error {
 		}
 	}
 	return nil
-}
-
-// clock is the time, and whether it is to be believed.
-func (q *Queue) clock() (time.Time, bool) {
-	if q.cfg.Clock == nil {
-		return time.Now(), true
-	}
-	return q.cfg.Clock()
-}
-
-// closeTo is how far the time of acceptance may be from that of creation without being noted.
-const closeTo = 5 * time.Second
-
-// stamps is what the record of an entry created then says about times.
-func (q *Queue) stamps(created time.Time) stamps {
-	now, good := q.clock()
-	switch d := now.Sub(created); {
-	case !good:
-		return stamps{unknown: true}
-	case d > closeTo || d < -closeTo:
-		return stamps{accepted: now}
-	}
-	return stamps{}
 }

@@ -68,7 +68,7 @@ func (l *Lane) Peek(ctx context.Context, after uint64, max int) ([]Entry, error)
 		if len(elements) == 0 {
 			return nil, ctx.Err()
 		}
-		entries, _, err := l.read(ctx, elements)
+		entries, _, err := l.read(ctx, elements, l.q.clocks.Load())
 		if err != nil || len(entries) > 0 {
 			return entries, err
 		}
@@ -84,6 +84,7 @@ func (l *Lane) from(after uint64) uint64 { return max(after, l.acked, l.gone) }
 type view struct {
 	elements []element
 	version  uint64
+	clocks   *clocks
 }
 
 // look returns the elements behind after. If there is none it returns the handle that the next Put
@@ -92,7 +93,7 @@ type view struct {
 func (l *Lane) look(after uint64, most int) (v view, wait <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v = view{l.chain.appendTo(nil, l.from(after), clampRead(most)), l.version}
+	v = view{l.chain.appendTo(nil, l.from(after), clampRead(most)), l.version, l.q.clocks.Load()}
 	if len(v.elements) > 0 && l.frozen {
 		v.elements = upTo(v.elements, l.upTo)
 		if len(v.elements) == 0 {
@@ -119,7 +120,7 @@ func upTo(elements []element, last uint64) []element {
 // take reads the elements and counts them as in flight, unless they have changed. It returns none if
 // they have, or were acknowledged in the meantime.
 func (l *Lane) take(ctx context.Context, v view) ([]Entry, error) {
-	entries, records, err := l.read(ctx, v.elements)
+	entries, records, err := l.read(ctx, v.elements, v.clocks)
 	if errors.Is(err, ErrDamaged) {
 		return nil, l.q.condemn(ctx, l, v.elements[0], err)
 	}
@@ -134,6 +135,9 @@ func (l *Lane) take(ctx context.Context, v view) ([]Entry, error) {
 	}
 	if l.frozen {
 		elements = upTo(elements, l.upTo)
+	}
+	if l.q.clocks.Load() != v.clocks {
+		elements = nil // with other times
 	}
 	if len(elements) == 0 {
 		l.wanted = len(v.elements)
@@ -160,7 +164,7 @@ func (l *Lane) same(elements []element) []element {
 
 // read returns the entries of elements, from the first on as many as stand in one place, and their
 // records. It returns none if they were acknowledged in the meantime.
-func (l *Lane) read(ctx context.Context, elements []element) ([]Entry, [][]byte, error) {
+func (l *Lane) read(ctx context.Context, elements []element, c *clocks) ([]Entry, [][]byte, error) {
 	records := l.q.recent.appendTo(make([][]byte, 0, len(elements)), elements)
 	stored := len(records) == 0
 	if stored {
@@ -177,7 +181,7 @@ func (l *Lane) read(ctx context.Context, elements []element) ([]Entry, [][]byte,
 		}
 	}
 	entries := make([]Entry, 0, len(records))
-	d := decoder{identity: l.id, queue: l.genOf(elements[0]).id}
+	d := decoder{identity: l.id, queue: l.genOf(elements[0]).id, number: l.number, clocks: *c}
 	for i, r := range records {
 		e, err := l.entry(&d, r, elements[i], stored)
 		if err != nil && i == 0 {

@@ -84,6 +84,7 @@ func (q *Queue) become(other *Queue) {
 		lanes[l] = q.Lane(id)
 	}
 	q.recent = other.recent
+	q.clocks.Store(other.clocks.Load())
 	q.places.mu.Lock()
 	q.places.gens, q.places.ranges = other.places.gens, other.places.ranges
 	q.places.mu.Unlock()
@@ -105,7 +106,7 @@ func (l *Lane) become(other *Lane) {
 	defer l.mu.Unlock()
 	l.number, l.named, l.next = other.number, other.named, other.next
 	l.gone, l.goneGlobal, l.chain, l.bytes, l.oldest = other.gone, other.goneGlobal, other.chain, other.bytes, other.oldest
-	l.handed, l.acked = other.handed, other.acked
+	l.handed, l.acked, l.cuts = other.handed, other.acked, other.cuts
 	if l.wake != nil {
 		close(l.wake)
 		l.wake = nil
@@ -172,6 +173,7 @@ func (q *Queue) takeOver(l *loader, gens []*generation) error {
 	for _, lane := range q.lanes {
 		c.byNumber[lane.number] = lane
 	}
+	q.loadClocks(l.other)
 	for _, g := range gens {
 		if err := g.measure(); err != nil {
 			return err
@@ -201,9 +203,15 @@ func (q *Queue) takeOver(l *loader, gens []*generation) error {
 func (q *Queue) beginEpoch(l *loader) error {
 	c := &q.committer
 	epoch := value{bucketMeta, []byte(keyEpoch), binary.BigEndian.AppendUint32(nil, c.epoch)}
-	return q.try(c.lastTx+1, func(tx *bbolt.Tx) error {
+	corrected, due := q.correction(func(lane *Lane) uint64 { return lane.handed })
+	err := q.try(c.lastTx+1, func(tx *bbolt.Tx) error {
 		if err := errors.Join(epoch.put(tx), l.inherit(tx)); err != nil {
 			return err
+		}
+		if due {
+			if err := corrected[q.boot.id].value(q.boot.id).put(tx); err != nil {
+				return err
+			}
 		}
 		for _, lost := range l.lost {
 			if err := lost.write(tx, c.newest, c.epoch); err != nil {
@@ -214,6 +222,10 @@ func (q *Queue) beginEpoch(l *loader) error {
 		}
 		return nil
 	})
+	if err == nil && due {
+		q.clocks.Store(&corrected)
+	}
+	return err
 }
 
 // inherit makes sure that the newest file has what the others know: its birth may have been given up

@@ -159,7 +159,7 @@ func (l *Lane) Dead(ctx context.Context, seq uint64, reason string) error {
 	if len(elements) == 0 || elements[0].last != seq {
 		return fmt.Errorf("buffer: %s entry %d is not the oldest that waits for the hub", l.id, seq)
 	}
-	entries, _, err := l.read(ctx, elements)
+	entries, _, err := l.read(ctx, elements, l.q.clocks.Load())
 	if err != nil {
 		return err
 	}

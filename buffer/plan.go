@@ -22,7 +22,8 @@ type work struct {
 	records []logRecord
 	values  []value
 	cuts    []cutting
-	purge   bool // take out of the log what has left
+	clocks  clocks // nil: as before
+	purge   bool   // take out of the log what has left
 
 	changes []*change
 	left    []element // that are not in the queue any more
@@ -190,6 +191,7 @@ func (q *Queue) planPuts(w *work, puts []pending) {
 // seal completes the records and lists what is written beside the log.
 func (q *Queue) seal(w *work) {
 	c := &q.committer
+	q.noteBoot(w)
 	for i := range w.puts {
 		p := &w.puts[i]
 		if p.dropped {
@@ -275,11 +277,12 @@ type fact struct {
 // facts reads elements from memory or the files.
 func (l *Lane) facts(elements []element) ([]fact, error) {
 	facts := make([]fact, 0, len(elements))
+	clocks := *l.q.clocks.Load()
 	for len(facts) < len(elements) {
 		rest := elements[len(facts):]
 		if records := l.q.recent.appendTo(nil, rest); len(records) > 0 {
 			for i, r := range records {
-				facts = append(facts, factOf(rest[i], r, true))
+				facts = append(facts, factOf(rest[i], r, true, clocks))
 			}
 			continue
 		}
@@ -299,7 +302,7 @@ func (l *Lane) facts(elements []element) ([]fact, error) {
 				if !bytes.Equal(found, k[:]) {
 					v = nil
 				}
-				facts = append(facts, factOf(e, v, v != nil && check(k, v) == nil))
+				facts = append(facts, factOf(e, v, v != nil && check(k, v) == nil, clocks))
 			}
 			return nil
 		})
@@ -311,7 +314,7 @@ func (l *Lane) facts(elements []element) ([]fact, error) {
 }
 
 // factOf reads a record; sound tells whether its checksum holds.
-func factOf(e element, record []byte, sound bool) fact {
+func factOf(e element, record []byte, sound bool, clocks clocks) fact {
 	f := fact{element: e, size: int64(keyLen + len(record)), start: e.global}
 	if record == nil {
 		f.size = 0
@@ -325,7 +328,11 @@ func factOf(e element, record []byte, sound bool) fact {
 	}
 	f.created = createdOf(record)
 	s, at, err := parseStamps(record)
-	if err == nil && !s.unsynchronised && !s.unknown {
+	if err == nil && s.unsynchronised {
+		if at, ok := clocks.at(s); ok {
+			f.accepted = at
+		}
+	} else if err == nil && !s.unknown {
 		f.accepted = s.accepted
 		if f.accepted.IsZero() {
 			f.accepted = f.created

@@ -49,6 +49,7 @@ type Config struct {
 	GenerationBytes int64
 	// Clock is the time and whether it is to be believed; nil: time.Now, always.
 	Clock func() (now time.Time, good bool)
+	boot  boot // the machine's; tests have their own
 	// Check is CheckFile in a process of its own (ChildCheck); nil: in this one.
 	Check func(ctx context.Context, path string) (Report, error)
 	// Log hears when the file fails and when it works again.
@@ -61,7 +62,9 @@ type Queue struct {
 	log    zerolog.Logger
 	places places
 	recent *recent
-	commit func(*bbolt.Tx) error // (*bbolt.Tx).Commit; tests make it fail
+	boot   boot
+	clocks atomic.Pointer[clocks] // never nil
+	commit func(*bbolt.Tx) error  // (*bbolt.Tx).Commit; tests make it fail
 	// letters opens the dead letters when they are needed first.
 	letters     func() (*deadStore, error)
 	lettersUsed atomic.Bool
@@ -121,6 +124,7 @@ func newQueue(cfg Config) *Queue {
 	q := &Queue{
 		cfg:    cfg,
 		log:    cfg.Log,
+		boot:   cfg.boot,
 		commit: (*bbolt.Tx).Commit,
 		now:    make(chan struct{}, 1),
 		soon:   make(chan struct{}, 1),
@@ -129,6 +133,10 @@ func newQueue(cfg Config) *Queue {
 		open:   newBatch(),
 		since:  time.Now(),
 	}
+	if q.boot.since == nil {
+		q.boot = thisBoot()
+	}
+	q.clocks.Store(&clocks{})
 	q.letters = sync.OnceValues(func() (*deadStore, error) {
 		return openDeadLetters(filepath.Join(filepath.Dir(cfg.Dir), deadName), cfg.Log)
 	})

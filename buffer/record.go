@@ -233,7 +233,9 @@ func createdOf(record []byte) time.Time {
 // those of one lane nearly always are, share them.
 type decoder struct {
 	identity   gateway.IdentityID
+	number     uint32
 	queue      string // the id of entries that do not bring one
+	clocks     clocks
 	encoded    []byte // the properties that were decoded last
 	properties []gateway.Property
 }
@@ -271,6 +273,9 @@ func (d *decoder) decode(record []byte) (Entry, error) {
 	}
 	if record[atKind] == kindGap {
 		return gapEntry(e)
+	}
+	if s.unsynchronised {
+		d.clocks.stamp(&e, d.number, s)
 	}
 	return e, nil
 }
