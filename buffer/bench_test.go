@@ -208,3 +208,28 @@ func scanKeys(b *testing.B, path string, sealed bool) (n int) {
 	}
 	return n
 }
+
+// BenchmarkSteady is a plant of 100 identities with a message a second each that the hub takes at once:
+// an iteration is a second.
+func BenchmarkSteady(b *testing.B) {
+	q := benchQueue(b)
+	batch := make([]gateway.Telemetry, 100)
+	for i := range batch {
+		batch[i] = gateway.Telemetry{Identity: laneID(i), Body: benchBody}
+	}
+	written := writtenBytes(b)
+	b.ResetTimer()
+	for i := range b.N {
+		for l := range batch {
+			batch[l].Created = time.Now()
+		}
+		put(b, q, batch...)
+		for l := range batch {
+			next(b, q.Lane(laneID(l)), uint64(i), 1)
+			q.Lane(laneID(l)).Ack(uint64(i + 1))
+		}
+		eventually(b, func() bool { return q.Stats().Entries == 0 })
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(writtenBytes(b)-written)/float64(b.N*len(batch)*len(benchBody)), "x-payload")
+}

@@ -167,6 +167,14 @@ func (c *chain) holds(global uint64) (gap *gapPlace, ok bool) {
 	return nil, c.runs[i].index.holds(global)
 }
 
+// relocate says where the gap at global is now.
+func (c *chain) relocate(global uint64, place *gapPlace) {
+	i := sort.Search(len(c.runs), func(i int) bool { return c.runs[i].end() >= global })
+	if i < len(c.runs) && c.runs[i].gap != nil && c.runs[i].global == global {
+		c.runs[i].gap = place
+	}
+}
+
 // end is the highest global sequence of the run.
 func (r *run) end() uint64 {
 	if r.gap != nil {

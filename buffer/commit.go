@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	gateway "iothub-gateway"
 )
 
 const (
@@ -18,60 +16,6 @@ const (
 	// upkeepEvery is how often the queue looks after its files and the age of its entries.
 	upkeepEvery = time.Second
 )
-
-// batch is what waits for the committer: Puts, which share one transaction, so that one channel tells
-// them all, and what else is asked of it.
-type batch struct {
-	calls []*call
-	cuts  []cutting
-	ops   []*op
-	done  chan struct{} // closed when err is set
-	err   error
-}
-
-// call is one Put.
-type call struct {
-	puts    []pending
-	refused []gateway.IdentityID // those that have no room; valid when the batch is done
-}
-
-// pending is an entry that is being put.
-type pending struct {
-	lane    *Lane
-	record  []byte
-	seq     uint64
-	dropped bool // at once: only a gap says that it was there
-}
-
-func (p *pending) size() int64 { return int64(keyLen + len(p.record)) }
-
-// kept is the record, unless it was dropped.
-func (p *pending) kept() []byte {
-	if p.dropped {
-		return nil
-	}
-	return p.record
-}
-
-func newBatch() *batch { return &batch{done: make(chan struct{})} }
-
-// finish tells the Puts. Only the first call counts.
-func (b *batch) finish(err error) {
-	select {
-	case <-b.done:
-	default:
-		b.err = err
-		close(b.done)
-	}
-}
-
-// refuse tells everybody.
-func (b *batch) refuse(err error) {
-	b.finish(err)
-	for _, o := range b.ops {
-		o.finish(err)
-	}
-}
 
 // committer is what belongs to the goroutine in Run.
 type committer struct {
@@ -96,6 +40,8 @@ type committer struct {
 	upkeepAt time.Time        // when the files are looked after next
 	upkeep   <-chan time.Time // wakes the committer then
 	shiftAt  time.Time        // a new file is not tried before
+	merging  merging          // the file that is moved into the newest
+	overFull bool             // the files take more than they should
 
 	elements []element       // scratch of plan
 	wakes    []chan struct{} // scratch of apply
@@ -123,10 +69,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		b, acked := q.take()
 		err := q.commitAll(b, acked)
 		if err == nil {
-			q.shift()
-			if err = q.correct(); err == nil {
-				err = q.lookAfter()
-			}
+			err = q.tidy()
 		}
 		if errors.Is(err, errForeign) {
 			return err
@@ -373,6 +316,7 @@ func (q *Queue) apply(w *work) {
 	}
 	c.newest.live += w.kept
 	c.newest.total += w.kept + int64(len(w.records))
+	q.moved(w)
 	for _, e := range w.left {
 		w.genOf(e).live--
 	}

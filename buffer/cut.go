@@ -3,27 +3,37 @@ package buffer
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"time"
 )
 
 // cutting asks for ends of packs to be committed, before the packs are handed out.
 type cutting struct {
-	lane *Lane
-	ends []uint64 // ascending, above those that are committed, or
-	half bool     // in the middle of a pack that is there
+	lane  *Lane
+	ends  []uint64 // ascending, above those that are committed, or
+	half  bool     // in the middle of a pack that is there
+	taken gathered // what the packs were planned with; it must not have changed
 }
 
-// packs tells whether the lane's messages are packs: by the configuration, or because some were cut
-// when that was different.
-func (l *Lane) packs() bool {
+// gathered are entries of a lane that are read but not handed out.
+type gathered struct {
+	entries  []Entry
+	elements []element // the same
+	clocks   *clocks
+	all      bool // no more are there
+}
+
+// packed tells whether the lane's messages behind a sequence are packs: by the configuration, or because
+// some were cut when that was different.
+func (l *Lane) packed(after uint64) bool {
 	if l.q.cfg.Batch.MaxBytes > 0 {
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.cuts)
-	return n > 0 && l.cuts[n-1] > max(l.acked, l.gone)
+	return n > 0 && l.cuts[n-1] > l.from(after)
 }
 
 // nextPacks is Next for a lane whose messages are packs.
@@ -36,22 +46,20 @@ func (l *Lane) nextPacks(ctx context.Context, after uint64, most int) ([]Entry, 
 		if l.q.isClosed() {
 			return nil, l.q.errClosed()
 		}
-		entries, all, err := l.gather(ctx, after)
+		g, err := l.gather(ctx, after)
 		if err != nil {
 			return nil, err
 		}
-		messages, err := l.cutAndPack(ctx, entries, most, all && grow.over(entries, l.q.cfg.Batch.MaxWait))
+		messages, err := l.cutAndPack(ctx, g, most, g.all && grow.over(g.entries, l.q.cfg.Batch.MaxWait))
 		if err != nil || len(messages) > 0 {
 			return messages, err
 		}
-		if n := len(entries); n > 0 {
-			after = entries[n-1].Seq
+		behind := after
+		if n := len(g.entries); n > 0 && g.all {
+			behind = g.entries[n-1].Seq
 		}
-		if err := l.awaitMore(ctx, after, grow.timer()); err != nil {
+		if err := l.awaitMore(ctx, behind, grow.timer()); err != nil {
 			return nil, err
-		}
-		if n := len(entries); n > 0 {
-			after = entries[0].First - 1
 		}
 	}
 }
@@ -84,68 +92,123 @@ func (g *growing) timer() *time.Timer {
 	return time.NewTimer(time.Until(g.until))
 }
 
-// gather takes what is behind after, as much as a few packs hold; all tells that this is all.
-func (l *Lane) gather(ctx context.Context, after uint64) (entries []Entry, all bool, err error) {
-	size := 0
-	for size < maxReadBytes {
+// gather reads what is behind after, as much as a few packs hold.
+func (l *Lane) gather(ctx context.Context, after uint64) (g gathered, err error) {
+	for size := 0; size < maxReadBytes; {
 		v, _ := l.look(after, maxRead)
-		if len(v.elements) == 0 {
-			return entries, true, nil
+		if g.clocks == nil {
+			g.clocks = v.clocks
 		}
-		more, err := l.take(ctx, v)
+		if len(v.elements) == 0 || g.clocks != v.clocks {
+			g.all = len(v.elements) == 0
+			return g, nil
+		}
+		entries, _, err := l.read(ctx, v.elements, v.clocks)
+		if errors.Is(err, ErrDamaged) && len(g.entries) == 0 {
+			err = l.q.condemn(ctx, l, v.elements[0], err)
+		}
+		if err != nil && len(g.entries) > 0 {
+			return g, nil // the next call comes upon it
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
-			if len(entries) > 0 {
-				return entries, false, nil // the next call comes upon it
-			}
-			return nil, false, err
+			return g, err
 		}
-		if len(more) == 0 {
-			if err := ctx.Err(); err != nil {
-				return nil, false, err
-			}
-			continue // it has changed while it was read
+		for i := range entries { // none if they were acknowledged while they were read
+			size += itemLen(&entries[i])
+			after = entries[i].Seq
 		}
-		for i := range more {
-			size += itemLen(&more[i])
-		}
-		entries = append(entries, more...)
-		after = more[len(more)-1].Seq
+		g.entries = append(g.entries, entries...)
+		g.elements = append(g.elements, v.elements[:len(entries)]...)
 	}
-	return entries, false, nil
+	return g, nil
 }
 
-// cutAndPack makes messages of entries, as far as it is decided where they end: at most most.
-func (l *Lane) cutAndPack(ctx context.Context, entries []Entry, most int, whole bool) (messages []Entry, err error) {
-	if len(entries) == 0 {
+// cutAndPack makes messages of what was gathered, as far as it is decided where they end: at most most. They
+// count as in flight then.
+func (l *Lane) cutAndPack(ctx context.Context, g gathered, most int, whole bool) (messages []Entry, err error) {
+	if len(g.entries) == 0 {
 		return nil, nil
 	}
-	limit, after := l.q.cfg.Batch.MaxBytes, entries[0].First-1
-	cuts := l.cutsBehind(after)
-	if limit > 0 && len(cuts) < most {
-		rest := entries
-		if n := len(cuts); n > 0 {
-			rest = entries[lengthUpTo(entries, cuts[n-1]):]
-		}
-		ends := planCuts(rest, limit, whole && len(cuts) == 0)
-		if ends = ends[:min(len(ends), most-len(cuts))]; len(ends) > 0 {
-			if err := l.q.cut(ctx, cutting{lane: l, ends: ends}); err != nil {
+	after := g.entries[0].First - 1
+	lay := l.layout(after)
+	messages, rest := lay.messages(g.entries, most)
+	if limit := l.q.cfg.Batch.MaxBytes; limit > 0 && len(rest) > 0 && rest[0].Seq > lay.last() && len(messages) < most {
+		ends := planCuts(rest, limit, whole && len(messages) == 0)
+		if ends = ends[:min(len(ends), most-len(messages))]; len(ends) > 0 {
+			n := lengthUpTo(g.entries, ends[len(ends)-1])
+			taken := gathered{elements: g.elements[:n], clocks: g.clocks}
+			if err := l.q.cut(ctx, cutting{lane: l, ends: ends, taken: taken}); err != nil {
 				return nil, err
 			}
-			cuts = l.cutsBehind(after)
+			messages, _ = l.layout(after).messages(g.entries, most)
 		}
 	}
-	for _, end := range cuts {
-		n := lengthUpTo(entries, end)
-		if n == 0 || entries[n-1].Seq < end || len(messages) >= most {
-			return messages, nil
+	if n := len(messages); n > 0 {
+		last := messages[n-1].Seq
+		elements := g.elements[:lengthUpTo(g.entries, last)]
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.q.clocks.Load() != g.clocks || len(l.same(elements)) < len(elements) {
+			return nil, nil // with other times, or other elements
 		}
+		l.handed, l.returned = max(l.handed, last), max(l.returned, last)
+	}
+	return messages, nil
+}
+
+// span is the sequences behind one, up to another.
+type span struct{ behind, to uint64 }
+
+// layout says how a lane's entries are divided into messages, as far as that is decided.
+type layout struct {
+	cuts  []uint64
+	plain []span // may have been sent as they were put, before packs were switched on, and stay so
+}
+
+// layout is the one behind a sequence.
+func (l *Lane) layout(after uint64) layout {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return layout{cuts: above(l.cuts, max(after, l.gone)), plain: l.plain}
+}
+
+// last is up to where it is decided.
+func (lay layout) last() (last uint64) {
+	if n := len(lay.cuts); n > 0 {
+		last = lay.cuts[n-1]
+	}
+	if n := len(lay.plain); n > 0 {
+		last = max(last, lay.plain[n-1].to)
+	}
+	return last
+}
+
+func (lay layout) isPlain(seq uint64) bool {
+	return slices.ContainsFunc(lay.plain, func(s span) bool { return seq > s.behind && seq <= s.to })
+}
+
+// messages makes up to most messages of entries; rest is what follows, which is not decided or not whole.
+func (lay layout) messages(entries []Entry, most int) (messages, rest []Entry) {
+	cuts := lay.cuts
+	for len(entries) > 0 && len(messages) < most {
+		if lay.isPlain(entries[0].Seq) {
+			messages, entries = append(messages, entries[0]), entries[1:]
+			continue
+		}
+		for len(cuts) > 0 && cuts[0] < entries[0].Seq {
+			cuts = cuts[1:]
+		}
+		if len(cuts) == 0 || entries[len(entries)-1].Seq < cuts[0] {
+			break
+		}
+		n := lengthUpTo(entries, cuts[0])
 		messages = append(messages, packAll(entries[:n])...)
 		entries = entries[n:]
 	}
-	if limit == 0 && len(messages) == 0 {
-		return entries[:min(len(entries), most)], nil // behind the last pack of former times
-	}
-	return messages, nil
+	return messages, entries
 }
 
 // lengthUpTo is how many of entries, from the first on, are not above a sequence.
@@ -213,9 +276,13 @@ func (q *Queue) cut(ctx context.Context, c cutting) error {
 	}
 }
 
-// planCutting writes a lane's cuts: those that have not left yet, and those that are asked for. Should two
-// readers of one lane ask, the first is right, and the other finds its cuts when it looks again.
+// planCutting writes a lane's cuts: those that have not left yet, and those that are asked for, unless what
+// they cut has changed. Should two readers of one lane ask, the first is right, and the other finds its
+// cuts when it looks again.
 func (q *Queue) planCutting(w *work, c cutting) {
+	if !c.half && !c.lane.reserve(c) {
+		return
+	}
 	ends := c.lane.cutsBehind(0)
 	for _, earlier := range w.cuts {
 		if earlier.lane == c.lane {
@@ -229,6 +296,19 @@ func (q *Queue) planCutting(w *work, c cutting) {
 	}
 	w.values = append(w.values, cutsValue(c.lane.number, ends))
 	w.cuts = append(w.cuts, cutting{lane: c.lane, ends: ends})
+}
+
+// reserve counts what is to be cut as in flight, if it has not changed since it was read. If it has, it is
+// reserved for the reader's next attempt.
+func (l *Lane) reserve(c cutting) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.q.clocks.Load() != c.taken.clocks || len(l.same(c.taken.elements)) < len(c.taken.elements) {
+		l.wanted = len(c.taken.elements)
+		return false
+	}
+	l.handed, l.wanted = max(l.handed, c.ends[len(c.ends)-1]), 0
+	return true
 }
 
 // cutsBehind is the ends of packs above a sequence that are committed and have not left.
@@ -289,4 +369,45 @@ func (l *Lane) halve(ctx context.Context, seq uint64) (halved bool, err error) {
 		return false, nil
 	}
 	return true, l.q.cut(ctx, cutting{lane: l, ends: []uint64{middle[len(middle)-1].last}, half: true})
+}
+
+// The values in the bucket of cuts that are no cuts.
+const (
+	keyBatch    = "batch" // whether packs were on when the queue was opened last
+	plainSuffix = "p"     // behind an identity number: spans (8 and 8 bytes) that stay plain
+)
+
+// keepPlain finds out which entries may have been sent as they were put, if packs were off before and are
+// on now, and returns what is to be stored about it.
+func (q *Queue) keepPlain(l *loader) (values []value) {
+	on := q.cfg.Batch.MaxBytes > 0
+	before := string(l.other[bucketCuts+keyBatch].content) == "1"
+	for number, lane := range q.committer.byNumber {
+		key := append(numberKey(number), plainSuffix...)
+		content := l.other[bucketCuts+string(key)].content
+		for ; len(content) >= 16; content = content[16:] {
+			s := span{binary.BigEndian.Uint64(content), binary.BigEndian.Uint64(content[8:])}
+			if s.to > lane.gone {
+				lane.plain = append(lane.plain, s)
+			}
+		}
+		behind := max(lane.gone, lane.layout(0).last())
+		if !on || before || lane.handed <= behind {
+			continue
+		}
+		lane.plain = append(lane.plain, span{behind, lane.handed})
+		var stored []byte
+		for _, s := range lane.plain {
+			stored = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(stored, s.behind), s.to)
+		}
+		values = append(values, value{bucketCuts, key, stored})
+	}
+	if on != before {
+		content := []byte("0")
+		if on {
+			content = []byte("1")
+		}
+		values = append(values, value{bucketCuts, []byte(keyBatch), content})
+	}
+	return values
 }

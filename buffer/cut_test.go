@@ -226,3 +226,28 @@ func TestADeadPackIsHalvedUntilTheOneEntryIsAlone(t *testing.T) {
 		t.Errorf("then %v, want %v", got, want)
 	}
 }
+
+func TestWhatMayHaveBeenSentBeforePacksWereOnStaysAsItWas(t *testing.T) {
+	cfg := buffer.Config{Dir: queuePath(t)}
+	q, stop := startWith(t, cfg)
+	for n := 1; n <= 4; n++ {
+		put(t, q, sized("a", n, 100))
+	}
+	plain := next(t, q.Lane("a"), 0, 4)
+	stop()
+	cfg.Batch = buffer.Batch{MaxBytes: 64 << 10}
+	for range 2 {
+		q, stop = startWith(t, cfg)
+		for i, e := range next(t, q.Lane("a"), 0, 4) {
+			if e.ID() != plain[i].ID() || string(e.Telemetry.Body) != string(plain[i].Telemetry.Body) {
+				t.Errorf("%s came again as %s", plain[i].ID(), e.ID())
+			}
+		}
+		stop()
+	}
+	q, _ = startWith(t, cfg)
+	put(t, q, sized("a", 5, 100), sized("a", 6, 100))
+	if e := next(t, q.Lane("a"), 4, 1)[0]; e.Packed != 2 || e.ID() != q.ID()+"-5-6" {
+		t.Errorf("%+v", e)
+	}
+}

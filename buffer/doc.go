@@ -25,8 +25,9 @@
 //	marks       identity number (4) -> lane sequence (8) and global sequence (8) of the newest element
 //	            that has left
 //	next        identity number (4) -> next lane sequence (8) when the file was born
-//	cuts        identity number (4) -> where packs were cut
-//	clock       corrections of times
+//	cuts        identity number (4) -> last sequences (8 each) of packs that were handed out (cut.go)
+//	clock       boot id (4) -> epoch (4), and once the clock was good in that boot: when the boot was
+//	            (8), and what keeps its stamp: identity number (4) and lane sequence (8) each (clock.go)
 //	log         global sequence (8) + identity number (4) -> record
 //
 // A value outside the log ends with a CRC-32C (value.go). There is one log for all identities because
@@ -45,7 +46,9 @@
 // drain a backlog writes marks alone, no list of free pages grows, and a commit afterwards is as small
 // as before. Space comes back file by file: once the newest is larger than 64 MiB a new generation is
 // begun with all that is not in the log, and a sealed one in which nothing waits any more is unlinked.
-// Two files may hold an element under one key; the newer one counts. Only when the disk is full, and a
+// What still waits in a sealed file of which little does is moved to the newest, under the same keys, so
+// that one lane that is not read does not keep the files of all. Two files may hold an element under
+// one key; the newer one counts. Only when the disk is full, and a
 // new file cannot be begun, are records that have left deleted from the newest log.
 //
 // A sequence that is in no file although no mark has passed it was lost by the disk: opening puts a

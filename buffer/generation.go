@@ -34,8 +34,9 @@ type generation struct {
 	written atomic.Int64 // bytes of the file that are in use
 
 	// Owned by the committer.
-	live  int64 // elements in it that have not left
-	total int64 // records in it
+	live   int64 // elements in it that have not left
+	total  int64 // records in it
+	merged bool  // all of it was moved
 }
 
 const generationSuffix = ".db"
@@ -246,6 +247,25 @@ func (p *places) begin(gen *generation, first uint64) {
 	defer p.mu.Unlock()
 	p.gens = append(p.gens, gen)
 	p.ranges = append(p.ranges, place{first, gen})
+}
+
+// move says that what was in from, up to a global sequence, is in to.
+func (p *places) move(from *generation, upTo uint64, to *generation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ranges []place
+	for i, r := range p.ranges {
+		last := i == len(p.ranges)-1
+		switch {
+		case r.gen != from || r.first > upTo:
+			ranges = append(ranges, r)
+		case !last && p.ranges[i+1].first <= upTo+1:
+			ranges = append(ranges, place{r.first, to})
+		default:
+			ranges = append(ranges, place{r.first, to}, place{upTo + 1, from})
+		}
+	}
+	p.ranges = slices.CompactFunc(ranges, func(a, b place) bool { return a.gen == b.gen })
 }
 
 // end takes away a generation that holds nothing.

@@ -31,6 +31,7 @@ type Lane struct {
 	seen     []seen        // what is known of the oldest elements, without a hole
 	handed   uint64        // elements up to this sequence may have been sent: they do not change any more
 	returned uint64        // highest sequence that Next has returned since Open
+	plain    []span        // entries that stay as they were put when packs are on
 	cuts     []uint64      // where packs end that were handed out; see cut.go
 	acked    uint64        // highest sequence that was acknowledged; >= gone
 	waiting  bool          // the committer knows of acked

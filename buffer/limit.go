@@ -107,6 +107,7 @@ type dropper struct {
 	w      *work
 	lane   *Lane
 	reason string
+	alone  bool   // a gap that comes next may have been sent: it stays
 	after  uint64 // up to here the elements were looked at
 	putAt  int    // and the puts of w
 	ahead  []fact // elements that come next
@@ -153,7 +154,9 @@ func (d *dropper) take(more func(next fact) bool) error {
 			return nil
 		}
 		if f.gap != nil && d.entries > 0 && !more(*f) {
-			d.absorb(f, nil)
+			if !d.alone {
+				d.absorb(f, nil)
+			}
 			return nil
 		}
 		d.absorb(f, put)

@@ -15,17 +15,17 @@ type laneLoader struct {
 	mark   mark
 	next   uint64 // the next sequence is not lower
 
-	low   uint64      // the lowest sequence so far; 0: none
-	above uint64      // the global sequence of that element
-	top   []topRecord // damaged ones above the highest sound one
-	runs  []run       // newest first
-	part  downward    // entries of the run in work, which ends at
+	low   uint64     // the lowest sequence so far; 0: none
+	above uint64     // the global sequence of that element
+	top   []standing // damaged ones above the highest sound one, from which their sequences follow
+	runs  []run      // newest first
+	part  downward   // entries of the run in work, which ends at
 	last  uint64
 	bytes int64
 }
 
-// topRecord is a damaged record whose sequence follows from the sound one below it.
-type topRecord struct {
+// standing is where a record is, and how large.
+type standing struct {
 	gen    *generation
 	global uint64
 	size   int64
@@ -37,7 +37,7 @@ func (lane *laneLoader) visit(l *loader, h *head, global uint64) {
 	size := int64(len(h.k) + len(h.v))
 	if len(h.v) >= minRecord && h.v[atKind] == kindData && lane.low > 1 && sequenceOf(h.v) == lane.low-1 {
 		if lane.low-1 > lane.mark.seq {
-			lane.entry(l, h.gen, global, lane.low-1, size)
+			lane.entry(l, standing{h.gen, global, size}, lane.low-1)
 		}
 		return
 	}
@@ -46,7 +46,7 @@ func (lane *laneLoader) visit(l *loader, h *head, global uint64) {
 	case ok && last <= lane.mark.seq, ok && lane.low != 0 && last >= lane.low:
 		return // it has left, or a gap covers it
 	case !ok && lane.low == 0:
-		lane.top = append(lane.top, topRecord{h.gen, global, size})
+		lane.top = append(lane.top, standing{h.gen, global, size})
 		return
 	case !ok && lane.low-1 <= lane.mark.seq:
 		return
@@ -60,7 +60,7 @@ func (lane *laneLoader) visit(l *loader, h *head, global uint64) {
 		lane.lose(last+1, lane.low-1, lane.above-1)
 	}
 	if !gap {
-		lane.entry(l, h.gen, global, last, size)
+		lane.entry(l, standing{h.gen, global, size}, last)
 		return
 	}
 	lane.closeRun()
@@ -84,15 +84,16 @@ func elementOf(h *head) (first, last uint64, gap, ok bool) {
 	return e.First, e.Seq, true, err == nil && e.First > 0
 }
 
-func (lane *laneLoader) entry(l *loader, gen *generation, global, seq uint64, size int64) {
+// entry takes the record of the entry seq.
+func (lane *laneLoader) entry(l *loader, r standing, seq uint64) {
 	if lane.part.n == 0 {
 		lane.last = seq
 	}
-	lane.part.push(global)
-	lane.low, lane.above = seq, global
-	lane.bytes += size
-	gen.live++
-	l.q.places.note(global, gen)
+	lane.part.push(r.global)
+	lane.low, lane.above = seq, r.global
+	lane.bytes += r.size
+	r.gen.live++
+	l.q.places.note(r.global, r.gen)
 }
 
 // closeRun completes the run in work.
@@ -115,7 +116,7 @@ func (lane *laneLoader) begin(l *loader, last uint64) {
 		lane.lose(highest+1, lane.next-1, 0) // finish finds it a global sequence
 	}
 	for i, t := range lane.top {
-		lane.entry(l, t.gen, t.global, last+uint64(len(lane.top)-i), t.size)
+		lane.entry(l, t, last+uint64(len(lane.top)-i))
 	}
 	lane.top = nil
 }

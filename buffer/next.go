@@ -26,7 +26,7 @@ const (
 // error that wraps ErrFormat is about the entry after the last that was returned: a newer program
 // wrote it, and this lane stays there while others go on.
 func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error) {
-	if l.packs() {
+	if l.packed(after) {
 		return l.nextPacks(ctx, after, max)
 	}
 	for {
@@ -51,26 +51,6 @@ func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error)
 			if v, _ := l.look(after, 1); len(v.elements) == 0 {
 				return nil, l.q.errClosed()
 			}
-		}
-	}
-}
-
-// Peek is Next for those who only look: what it returns does not count as in flight, and it does not
-// wait: no entries means that there are none. What it returned may be dropped or become part of a gap.
-func (l *Lane) Peek(ctx context.Context, after uint64, max int) ([]Entry, error) {
-	for {
-		if l.q.isClosed() {
-			return nil, l.q.errClosed()
-		}
-		l.mu.Lock()
-		elements := l.chain.appendTo(nil, l.from(after), clampRead(max))
-		l.mu.Unlock()
-		if len(elements) == 0 {
-			return nil, ctx.Err()
-		}
-		entries, _, err := l.read(ctx, elements, l.q.clocks.Load())
-		if err != nil || len(entries) > 0 {
-			return entries, err
 		}
 	}
 }

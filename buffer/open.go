@@ -106,7 +106,7 @@ func (l *Lane) become(other *Lane) {
 	defer l.mu.Unlock()
 	l.number, l.named, l.next = other.number, other.named, other.next
 	l.gone, l.goneGlobal, l.chain, l.bytes, l.oldest = other.gone, other.goneGlobal, other.chain, other.bytes, other.oldest
-	l.handed, l.acked, l.cuts = other.handed, other.acked, other.cuts
+	l.handed, l.acked, l.cuts, l.plain = other.handed, other.acked, other.cuts, other.plain
 	if l.wake != nil {
 		close(l.wake)
 		l.wake = nil
@@ -203,13 +203,17 @@ func (q *Queue) takeOver(l *loader, gens []*generation) error {
 func (q *Queue) beginEpoch(l *loader) error {
 	c := &q.committer
 	epoch := value{bucketMeta, []byte(keyEpoch), binary.BigEndian.AppendUint32(nil, c.epoch)}
+	values := q.keepPlain(l)
 	corrected, due := q.correction(func(lane *Lane) uint64 { return lane.handed })
+	if due {
+		values = append(values, corrected[q.boot.id].value(q.boot.id))
+	}
 	err := q.try(c.lastTx+1, func(tx *bbolt.Tx) error {
 		if err := errors.Join(epoch.put(tx), l.inherit(tx)); err != nil {
 			return err
 		}
-		if due {
-			if err := corrected[q.boot.id].value(q.boot.id).put(tx); err != nil {
+		for _, v := range values {
+			if err := v.put(tx); err != nil {
 				return err
 			}
 		}

@@ -15,8 +15,9 @@ type op struct {
 	reason string
 	// from decides, on the committer's goroutine, behind which sequence the elements are. Readers are
 	// kept from what is behind.
-	from func() uint64
-	more func(next fact) bool
+	from  func() uint64
+	more  func(next fact) bool
+	alone bool // nothing else becomes a part of the gap
 	// check, if set, tells whether there is still a reason.
 	check func() error
 
@@ -49,6 +50,7 @@ func (q *Queue) operate(o *op) error {
 	w.op = o
 	ch := w.of(o.lane)
 	ch.drop = newDropper(w, o.lane, o.from(), o.reason)
+	ch.drop.alone = o.alone
 	if err := ch.drop.take(o.more); err != nil {
 		q.undo(w)
 		o.finish(err)
@@ -81,7 +83,7 @@ func (q *Queue) ask(ctx context.Context, o *op) error {
 // one is an op on the one element e; reading it may fail for the reason that it is taken away for.
 func (l *Lane) one(e element, reason string) *op {
 	return &op{
-		lane: l, reason: reason,
+		lane: l, reason: reason, alone: true,
 		from: func() uint64 {
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -175,8 +177,8 @@ func (l *Lane) Dead(ctx context.Context, seq uint64, reason string) error {
 		return nil
 	}
 	message := e
-	if l.packs() {
-		message = pack(entries[:1])
+	if messages, _ := l.layout(e.First-1).messages(entries[:1], 1); len(messages) > 0 {
+		message = messages[0]
 	}
 	now, _ := l.q.clock()
 	if err := l.q.bury(ctx, DeadLetter{ID: message.ID(), Telemetry: e.Telemetry, Reason: reason, Time: now}); err != nil {

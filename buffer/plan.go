@@ -24,6 +24,9 @@ type work struct {
 	cuts    []cutting
 	clocks  clocks // nil: as before
 	purge   bool   // take out of the log what has left
+	moves   []move // elements among records that are moved here
+	source  *generation
+	upTo    []byte // the last key of source that was looked at
 
 	changes []*change
 	left    []element // that are not in the queue any more

@@ -16,6 +16,18 @@ import (
 // maxPurge is how many records one transaction takes out of a log when space is short.
 const maxPurge = 1 << 14
 
+// tidy does what has to be done beside Puts and acknowledgements.
+func (q *Queue) tidy() error {
+	q.shift()
+	if err := q.correct(); err != nil {
+		return err
+	}
+	if err := q.lookAfter(); err != nil {
+		return err
+	}
+	return q.merge()
+}
+
 // lookAfter looks after the files and the age of entries, if it is time. Nothing has failed before.
 func (q *Queue) lookAfter() error {
 	c := &q.committer
@@ -26,6 +38,7 @@ func (q *Queue) lookAfter() error {
 	c.upkeepAt, c.upkeep = now.Add(upkeepEvery), time.After(upkeepEvery)
 	q.unlinkEmpty()
 	q.keepNames()
+	q.lookForStragglers()
 	return q.expire()
 }
 
@@ -33,11 +46,7 @@ func (q *Queue) lookAfter() error {
 // queue goes on in the old one.
 func (q *Queue) shift() {
 	c := &q.committer
-	limit := q.cfg.GenerationBytes
-	if limit == 0 {
-		limit = defaultGeneration
-	}
-	if c.newest.written.Load() <= limit || time.Now().Before(c.shiftAt) {
+	if c.newest.written.Load() <= q.generationBytes() || time.Now().Before(c.shiftAt) {
 		return
 	}
 	if err := q.begin(); err != nil {
@@ -170,4 +179,12 @@ func (q *Queue) purge(log *bbolt.Bucket) error {
 func (l *Lane) has(global uint64) bool {
 	_, holds := l.chain.holds(global)
 	return holds
+}
+
+// generationBytes is how large a file gets.
+func (q *Queue) generationBytes() int64 {
+	if q.cfg.GenerationBytes > 0 {
+		return q.cfg.GenerationBytes
+	}
+	return defaultGeneration
 }
