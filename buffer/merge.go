@@ -61,6 +61,10 @@ func (q *Queue) merge() error {
 		return nil
 	}
 	gen := c.merging.gen
+	if !q.places.has(gen) { // it has been drained since
+		c.merging = merging{}
+		return nil
+	}
 	w := q.newWork()
 	w.source = gen
 	end, err := q.planMoves(w, gen)
