@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -213,67 +211,6 @@ func command(t *testing.T, dir, program string, args ...string) (stdout, stderr 
 		t.Fatalf("%s %v: %v\n%s", program, args, err, errs.String())
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
-}
-
-// lane is what the oracle found in one identity's messages.
-type lane struct {
-	newest   uint64
-	repeated int
-}
-
-// judge applies the oracle to everything the hub stored: in each lane, keeping the first of each
-// sequence gives 1..n without a hole, and a repeat has the same bytes as its first.
-func judge(t *testing.T, hub *hubsim.Hub) map[string]lane {
-	t.Helper()
-	lanes := map[string]lane{}
-	bodies := map[string]string{}
-	queue := ""
-	for after := uint64(0); ; {
-		batch := hub.Messages(after, 1000)
-		if len(batch) == 0 {
-			return lanes
-		}
-		for _, m := range batch {
-			after = m.Sequence
-			id := m.Device + "/" + m.Module
-			mid := m.System["message-id"]
-			q, seq := splitMessageID(t, mid)
-			if queue == "" {
-				queue = q
-			}
-			if q != queue {
-				t.Fatalf("%s: message id %s is of another queue than %s", id, mid, queue)
-			}
-			l := lanes[id]
-			key := id + " " + mid
-			body := string(m.Body) + fmt.Sprint(m.Properties)
-			switch {
-			case seq == l.newest+1:
-				l.newest, bodies[key] = seq, body
-			case seq <= l.newest:
-				l.repeated++
-				if bodies[key] != body {
-					t.Errorf("%s: the repeat of %s differs from its first:\n%s\n%s", id, mid, bodies[key], body)
-				}
-			default:
-				t.Fatalf("%s: after %d came %d: %d lost", id, l.newest, seq, seq-l.newest-1)
-			}
-			lanes[id] = l
-		}
-	}
-}
-
-func splitMessageID(t *testing.T, mid string) (queue string, seq uint64) {
-	t.Helper()
-	dash := strings.LastIndexByte(mid, '-')
-	if dash < 1 {
-		t.Fatalf("message id %q", mid)
-	}
-	seq, err := strconv.ParseUint(mid[dash+1:], 10, 64)
-	if err != nil || seq == 0 {
-		t.Fatalf("message id %q: %v", mid, err)
-	}
-	return mid[:dash], seq
 }
 
 // field reads one field of a JSON body.
