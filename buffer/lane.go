@@ -51,7 +51,7 @@ type seen struct {
 }
 
 // maxSeen bounds the memory for readers that read far ahead.
-const maxSeen = 1 << 12
+const maxSeen = 1 << 10
 
 func (l *Lane) key(global uint64) key { return makeKey(global, l.number) }
 
