@@ -19,6 +19,8 @@ var (
 	ErrNoAnswer = errors.New("no answer")
 	// ErrUncertain: a write was sent and no answer came; the device may have executed it (MB-75).
 	ErrUncertain = errors.New("sent, but not confirmed; the device may have executed it")
+	// ErrTooOften: the point or its link has been written as often as the mapping allows. Nothing was sent.
+	ErrTooOften = errors.New("written too often")
 	// ErrNotAvailable: the device answered with the value that its manual defines as "no value".
 	ErrNotAvailable = errors.New("the device has no value")
 	// ErrFull: the queue has reached a limit whose mapping says refuse-new. Nothing was stored of the

@@ -55,7 +55,7 @@ type Adapter interface {
 	// Its error is about the call (ErrUnknownPoint, ctx); a point that fails has Sample.Err.
 	Read(ctx context.Context, points []PointID) ([]Sample, error)
 	// Write sets one point and returns nil once the device has confirmed it. The error wraps
-	// ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused, ErrNoAnswer or ErrUncertain.
+	// ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused, ErrTooOften, ErrNoAnswer or ErrUncertain.
 	Write(ctx context.Context, point PointID, v Value) error
 }
 

@@ -121,7 +121,7 @@ func targetsOf(ids []gateway.PointID, points map[gateway.PointID]gateway.Point) 
 //	400  "bad-argument"  the payload or its value is not allowed; nothing was sent
 //	403  "read-only"     the cloud may not write the point; nothing was sent
 //	404  "unknown"       no such method of the identity, or no adapter serves its point
-//	429  "busy"          too many commands of the identity are in work; nothing was sent
+//	429  "busy"          too many commands of the identity are in work, or the point is written too often; nothing was sent
 //	500  "refused"       the device said no; "exception" holds its protocol, code and name
 //	500  "failed"        the points could not be read for a reason of the gateway's own
 //	503  "stopping"      ctx was cancelled; nothing was sent

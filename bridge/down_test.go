@@ -165,6 +165,7 @@ func TestEveryOutcomeOfAWriteHasItsStatus(t *testing.T) {
 		text   string
 	}{
 		{place(gateway.ErrRange), 400, "bad-argument", at + "value not allowed"},
+		{place(gateway.ErrTooOften), 429, "busy", at + "written too often"},
 		{place(gateway.ErrReadOnly), 403, "read-only", at + "the point cannot be written"},
 		{place(gateway.ErrUnknownPoint), 404, "unknown", at + "unknown point"},
 		{place(refusal), 500, "refused", at + "exception 2 (illegal data address)"},

@@ -94,6 +94,8 @@ func failureOf(ctx context.Context, id gateway.PointID, err error) (f failure, k
 		f.status, f.code = 403, codeReadOnly
 	case errors.Is(err, gateway.ErrUnknownPoint):
 		f.status, f.code = 404, codeUnknown
+	case errors.Is(err, gateway.ErrTooOften):
+		f.status, f.code = 429, codeBusy
 	case errors.Is(err, gateway.ErrNoAnswer) && stopping(ctx):
 		f.status, f.code = 503, codeStopping
 	case errors.Is(err, gateway.ErrNoAnswer):

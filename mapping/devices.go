@@ -77,6 +77,7 @@ func (d *draft) readDevice(f field) *device {
 	}
 	d.readPoints(s, dev, prof)
 	dev.findFactors(dev.points)
+	dev.findConfirmations()
 	if n, ok := s.get("methods"); ok {
 		d.readMethods(n, dev)
 	}

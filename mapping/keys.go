@@ -90,7 +90,7 @@ func (p place) keys() []string {
 	case inRange:
 		return []string{"clamp", "drop"}
 	case inWrite:
-		return []string{"min", "max"}
+		return []string{"min", "max", "enum", "confirm", "persist", "rate"}
 	case inMethod:
 		return []string{"write", "from", "value", "read", "timeout"}
 	}

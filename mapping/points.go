@@ -18,7 +18,9 @@ type point struct {
 	// reported is the southbound half instead, if the device reports by itself.
 	reported coap.Point
 	// factor is the scale that names a point of the device instead of a number, and factorName that point.
-	factor     node
+	factor node
+	// confirm is the name of the point that confirms writes; the zero node without one.
+	confirm    node
 	factorName string
 	nth        int  // of all points, in the order of the file
 	shared     bool // stands in a profile

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 
 	yaml "go.yaml.in/yaml/v4"
@@ -19,17 +20,98 @@ func (p *point) readWrite() {
 		return
 	}
 	rule := &gateway.WriteRule{}
-	limited := n.yaml.Kind == yaml.MappingNode
-	if limited {
-		p.readLimits(n.section(inWrite), rule)
+	p.south.Confirm.By = p.south.ID
+	limited := false
+	for _, w := range p.south.Enum {
+		rule.Words = append(rule.Words, w.Word)
+	}
+	if n.yaml.Kind == yaml.MappingNode {
+		s := n.section(inWrite)
+		limited = s.has("min") || s.has("max") || s.misspelt["min"] || s.misspelt["max"]
+		if limited {
+			p.readLimits(s, rule)
+		}
+		p.readWords(s, rule)
+		p.readHow(s)
 	} else if allowed, ok := n.yes(); !ok || !allowed {
 		return
 	}
 	p.north.Write, p.south.Writable = rule, true
-	for _, w := range p.south.Enum {
-		rule.Words = append(rule.Words, w.Word)
-	}
 	p.checkWrite(n, limited)
+}
+
+// readWords reads enum: which of the point's words may be written.
+func (p *point) readWords(s section, rule *gateway.WriteRule) {
+	n, ok := s.get("enum")
+	if !ok {
+		return
+	}
+	all := rule.Words
+	if p.typed && len(all) == 0 && !p.misspelt["enum"] {
+		n.refuse("E120", "enum of write chooses among the words of the point's enum, and %s has none; drop it", quote(p.name))
+		return
+	}
+	items, _ := n.items()
+	rule.Words = nil
+	for _, item := range items {
+		word, ok := item.text()
+		if ok && !slices.Contains(all, word) {
+			item.complain("E132", "%s is not a word of %s; write %s%s", quote(word), quote(p.name), orList(all), didYouMean(word, all))
+		}
+		rule.Words = append(rule.Words, word)
+	}
+}
+
+// readHow reads when a write is done, and how often there may be one.
+func (p *point) readHow(s section) {
+	const mostOften, persistent = 100, 1.0 / 60
+	if n, ok := s.get("confirm"); ok {
+		switch text, _ := n.text(); text {
+		case "sent":
+			p.south.Confirm.By = ""
+		case "", "read-back":
+		default:
+			p.confirm = n
+		}
+	}
+	rate, rated := s.get("rate")
+	if rated {
+		perSecond, ok := rate.number()
+		if ok && (perSecond <= 0 || perSecond > mostOften) {
+			rate.complain("E009", "rate: %s is not possible; write how many writes a second the point takes, above 0 and up to %d", quote(rate.yaml.Value), mostOften)
+		}
+		p.south.WriteRate = perSecond
+	}
+	if n, ok := s.get("persist"); ok {
+		if kept, _ := n.yes(); kept && rated {
+			n.refuse("E121", "persist allows one write a minute, and rate says otherwise; keep one")
+		} else if kept {
+			p.south.WriteRate = persistent
+		}
+	}
+}
+
+// findConfirmations finds the points that confirm writes of others.
+func (dev *device) findConfirmations() {
+	for _, p := range dev.points {
+		if p.confirm.yaml == nil {
+			continue
+		}
+		name := p.confirm.yaml.Value
+		switch by := dev.byName[name]; {
+		case by == nil && dev.partial:
+		case by == nil:
+			var names []string
+			for _, other := range dev.points {
+				names = append(names, other.name)
+			}
+			p.confirm.complain("E141", "confirm: %s is neither sent nor read-back, and no point of %s%s", quote(name), quote(dev.name), didYouMean(name, append(names, "sent", "read-back")))
+		case by.typed && p.typed && (by.measures() != p.measures() || by.bits() != p.bits()):
+			p.confirm.complain("E141", "%s (line %d) can never have the value of %s: it is %s", quote(name), by.key.line, quote(p.name), by.shape("confirm"))
+		default:
+			p.south.Confirm.By, p.south.Confirm.Tolerance = by.south.ID, by.north.Publish.Deadband
+		}
+	}
 }
 
 // checkWrite wants a table that can be written, and limits for what can hurt.
@@ -56,7 +138,7 @@ func (p *point) checkWrite(n node, limited bool) {
 	case p.measures() && !limited:
 		n.complain("E129", "point %s may be written but has no limits; write { min: 0, max: 100 }, or give it an enum", quote(p.name))
 	}
-	if part := p.part(); part != "" {
+	if part := p.part(); part != "" && p.placed {
 		n.complain("W231", "writing %s of %s %d may need to read and rewrite the whole register; another master may lose a change", part, p.south.Table, p.south.Address)
 	}
 }

@@ -36,6 +36,8 @@ type Adapter struct {
 type pointRef struct {
 	d *device
 	i int // in Device.Points
+	// writeRate is the point's own; nil: no limit.
+	writeRate *rate.Limiter
 }
 
 // New makes the adapter of a checked link; it does nothing until Run. dial opens the connection to a
@@ -44,10 +46,7 @@ type pointRef struct {
 func New(cfg Config, dial func(ctx context.Context, network, address string) (net.Conn, error), log zerolog.Logger) *Adapter {
 	a := &Adapter{
 		cfg: cfg, log: log.With().Str("link", cfg.Name).Str("address", cfg.Address).Logger(),
-		points: map[gateway.PointID]pointRef{}, out: newOutbox(),
-	}
-	if cfg.WriteRate > 0 {
-		a.writeRate = rate.NewLimiter(rate.Limit(cfg.WriteRate), max(1, int(cfg.WriteRate)))
+		points: map[gateway.PointID]pointRef{}, out: newOutbox(), writeRate: limiter(cfg.WriteRate),
 	}
 	a.stats.Link = LinkStats{Name: cfg.Name, Address: cfg.Address}
 	carriers := map[uint8]*wire{} // of the units
@@ -62,10 +61,18 @@ func New(cfg Config, dial func(ctx context.Context, network, address string) (ne
 		d := carriers[dc.Unit].add(n)
 		a.stats.Devices = append(a.stats.Devices, DeviceStats{Name: dc.Name, Unit: dc.Unit})
 		for i, p := range dc.Points {
-			a.points[p.ID] = pointRef{d, i}
+			a.points[p.ID] = pointRef{d, i, limiter(p.WriteRate)}
 		}
 	}
 	return a
+}
+
+// limiter lets so many writes a second through; nil lets all.
+func limiter(perSecond float64) *rate.Limiter {
+	if perSecond <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
 }
 
 // Run polls the devices and serves Read and Write until ctx ends, then returns nil; the readings

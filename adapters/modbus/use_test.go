@@ -190,7 +190,7 @@ func TestWritesWaitForTheirTurnAtTheRateOfTheLink(t *testing.T) {
 		}
 		ctx, cancel := contextFor(t, 100*time.Millisecond)
 		defer cancel()
-		if err := r.Write(ctx, "d/10", gateway.UintValue(99)); !errors.Is(err, gateway.ErrNoAnswer) || f.register(1, 10) == 99 {
+		if err := r.Write(ctx, "d/10", gateway.UintValue(99)); !errors.Is(err, gateway.ErrTooOften) || f.register(1, 10) == 99 {
 			t.Errorf("%v", err)
 		}
 	})

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	gateway "iothub-gateway"
 )
 
@@ -18,10 +20,11 @@ const (
 	busyWait  = 100 * time.Millisecond
 )
 
-// Write sets one point, ahead of polls, and returns nil once the device has confirmed it. Several
-// registers go out in one request (MB-71). Nothing is repeated but what the device said it did not
-// do. The error wraps ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused with a *gateway.Refusal,
-// ErrNoAnswer (it was not sent) or ErrUncertain (it was). It waits for Run to begin.
+// Write sets one point, ahead of polls, and returns nil once the device has confirmed it, and the point's
+// Confirm is met. Several registers go out in one request (MB-71). Nothing is repeated but what the device
+// said it did not do. The error wraps ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused with a
+// *gateway.Refusal, ErrTooOften or ErrNoAnswer (it was not sent), or ErrUncertain (it was). It waits for
+// Run to begin.
 func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Value) error {
 	ref, ok := a.points[point]
 	if !ok {
@@ -42,23 +45,53 @@ func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Va
 	if err != nil {
 		return fmt.Errorf("%s: %s: %w", place, point, err)
 	}
-	if a.writeRate != nil {
-		if err := a.writeRate.Wait(ctx); err != nil {
-			return fmt.Errorf("%s: write: %w: the link takes %g writes a second at most: %w", place, gateway.ErrNoAnswer, a.cfg.WriteRate, err)
+	if err := a.awaitTurn(ctx, ref); err != nil {
+		return fmt.Errorf("%s: write: %w", place, err)
+	}
+	if err := send.to(ctx, d); err != nil {
+		return fmt.Errorf("%s: write: %w", place, err)
+	}
+	if err := a.confirm(ctx, c, v); err != nil {
+		return fmt.Errorf("%s: write: %w", place, err)
+	}
+	return nil
+}
+
+// awaitTurn waits until the point and its link may be written.
+func (a *Adapter) awaitTurn(ctx context.Context, ref pointRef) error {
+	for _, limit := range []struct {
+		*rate.Limiter
+		of string
+	}{{ref.writeRate, "point"}, {a.writeRate, "link"}} {
+		if limit.Limiter == nil {
+			continue
+		}
+		if err := limit.Wait(ctx); errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%w: %w", gateway.ErrNoAnswer, err)
+		} else if err != nil {
+			return fmt.Errorf("%w: the %s takes %.3g writes a second at most: %w", gateway.ErrTooOften, limit.of, limit.Limit(), err)
 		}
 	}
+	return nil
+}
+
+// sender makes the requests of a write.
+type sender func(asker) *fault
+
+// to sends a write to its device; it is offered again to one that is busy.
+func (send sender) to(ctx context.Context, d *device) error {
 	for try := 1; ; try++ {
 		var f *fault
 		j := newJob(ctx)
 		j.do = func(run context.Context, w *wire) { f = w.write(run, j, d, send) }
 		if err := d.wire.submit(d.wire.writes, j); err != nil {
-			return fmt.Errorf("%s: write: %w", place, err)
+			return err
 		}
 		if f == nil {
 			return nil
 		}
 		if f.kind != excepted || f.code != busy || try == busyTries || !sleep(ctx, jitter(busyWait<<(try-1))) {
-			return fmt.Errorf("%s: write: %w", place, f.writeErr())
+			return f.writeErr()
 		}
 	}
 }
@@ -97,7 +130,7 @@ func (d *device) withFactor(ctx context.Context, c codec) (codec, error) {
 type asker func(request) ([]byte, *fault)
 
 // writer is how v is written to the point, or why it cannot be.
-func (d *device) writer(c codec, v gateway.Value) (func(asker) *fault, error) {
+func (d *device) writer(c codec, v gateway.Value) (sender, error) {
 	address := c.p.Address
 	if c.inPart() {
 		mask, value, err := c.change(v)
@@ -123,7 +156,7 @@ func (d *device) maxWrite() int {
 }
 
 // write runs a write on the wire.
-func (w *wire) write(run context.Context, j *job, d *device, send func(asker) *fault) *fault {
+func (w *wire) write(run context.Context, j *job, d *device, send sender) *fault {
 	f := send(func(r request) ([]byte, *fault) { return w.ask(run, j, d, r) })
 	if f == nil || f.alive() {
 		w.up(d)
