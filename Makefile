@@ -5,6 +5,7 @@
 #              the disk; its model, CASES= (200,000); a day without the hub, MESSAGES= (8,640,000).
 #              kill -9 under load, CYCLES= times (100); the service under a real systemd, in a container;
 #              random packets at the simulated hub for MINUTES= (10). Takes root, and downloads a Debian once
+# make soak    the load of kill -9 for HOURS= (24), each run of the gateway for up to ten minutes
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
 # make bench   every published figure beside its limit, into bench/RESULTS.md and bench/results.json
@@ -21,7 +22,7 @@ PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 FUZZ := $(addprefix hubsim/,FuzzPacketReader FuzzTopics FuzzBag FuzzParseToken FuzzParseUserName FuzzReportedPatch)
 FUZZTIME ?= 10s
 
-.PHONY: test fuzz proof lint build cross bench
+.PHONY: test fuzz proof soak lint build cross bench
 
 test: lint cross
 	e2e/peers.sh $(PEERS)
@@ -38,6 +39,9 @@ proof:
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./hubsim
 	$(MAKE) fuzz FUZZTIME=2m
 	$(GO) test -tags proof -run Systemd -count=1 -v -timeout 10m ./e2e
+
+soak:
+	$(GO) test -tags proof -run Soak -count=1 -v -timeout 0 ./e2e
 
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi

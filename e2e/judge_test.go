@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"iothub-gateway/hubsim"
 )
@@ -16,51 +17,116 @@ import (
 type lane struct {
 	newest   uint64
 	repeated int
-	marked   uint64 // entries that gaps stand for
-	packs    int    // messages of more than one entry
+	marked   uint64            // entries that gaps stand for
+	packs    int               // messages of more than one entry
+	reports  int               // different numbers n, as the probes of the load report them
+	twice    int               // reports that came in two messages
+	report   int               // the newest
+	bodies   map[string]string // of messages that may be repeated, by id
+	ids      []string          // their ids, oldest first
 }
 
-// judge applies the oracle to everything the hub stored: in each lane, keeping the first of each
-// sequence gives 1..n without a hole, what was received and what gaps mark making n together, and a
-// repeat has the same bytes as its first.
+// kept is how many messages of a lane the oracle remembers: more than a gateway ever repeats.
+const kept = 4096
+
+// judge applies the oracle to everything the hub stored.
 func judge(t *testing.T, hub *hubsim.Hub) map[string]lane {
 	t.Helper()
+	return newOracle(t, hub).judgement()
+}
+
+// oracle goes through what the hub stores: in each lane, keeping the first of each sequence gives 1..n
+// without a hole, what was received and what gaps mark making n together, and a repeat has the same
+// bytes as its first.
+type oracle struct {
+	t     *testing.T
+	hub   *hubsim.Hub
+	after uint64 // the hub's sequence
+	queue string
+	lanes map[string]*lane
+}
+
+func newOracle(t *testing.T, hub *hubsim.Hub) *oracle {
+	return &oracle{t: t, hub: hub, lanes: map[string]*lane{}}
+}
+
+// judgement is what the oracle found in everything so far.
+func (o *oracle) judgement() map[string]lane {
+	o.t.Helper()
+	o.catchUp()
 	lanes := map[string]lane{}
-	bodies := map[string]string{}
-	queue := ""
-	for after := uint64(0); ; {
-		batch := hub.Messages(after, 1000)
+	for id, l := range o.lanes {
+		lanes[id] = *l
+	}
+	return lanes
+}
+
+// catchUp judges what has come since the last call. The hub must not have forgotten any of it.
+func (o *oracle) catchUp() {
+	o.t.Helper()
+	for {
+		batch := o.hub.Messages(o.after, 1000)
 		if len(batch) == 0 {
-			return lanes
+			return
 		}
-		for _, m := range batch {
-			after = m.Sequence
-			id := m.Device + "/" + m.Module
-			mid := m.System["message-id"]
-			q, first, last := splitMessageID(t, mid)
-			if queue == "" {
-				queue = q
-			}
-			if q != queue {
-				t.Fatalf("%s: message id %s is of another queue than %s", id, mid, queue)
-			}
-			l := lanes[id]
-			key := id + " " + mid
-			body := string(m.Body) + fmt.Sprint(m.Properties)
-			switch {
-			case first == l.newest+1:
-				l.newest, bodies[key] = last, body
-				l.count(t, mid, m.Body, last-first+1)
-			case first > l.newest:
-				t.Fatalf("%s: after %d came %d: %d lost", id, l.newest, first, first-l.newest-1)
-			default:
-				l.repeated++
-				if bodies[key] != body {
-					t.Errorf("%s: the repeat of %s differs from its first:\n%s\n%s", id, mid, bodies[key], body)
-				}
-			}
-			lanes[id] = l
+		for i := range batch {
+			o.judge(&batch[i])
 		}
+	}
+}
+
+// until judges what comes until then.
+func (o *oracle) until(then time.Time) {
+	o.t.Helper()
+	for left := time.Until(then); left > 0; left = time.Until(then) {
+		o.catchUp()
+		pause := time.NewTimer(min(left, time.Second))
+		<-pause.C
+	}
+}
+
+func (o *oracle) judge(m *hubsim.Message) {
+	o.t.Helper()
+	if m.Sequence != o.after+1 {
+		o.t.Fatalf("the hub forgot messages %d to %d before they were judged", o.after+1, m.Sequence-1)
+	}
+	o.after = m.Sequence
+	id, mid := m.Device+"/"+m.Module, m.System["message-id"]
+	queue, first, last := splitMessageID(o.t, mid)
+	if o.queue == "" {
+		o.queue = queue
+	}
+	if queue != o.queue {
+		o.t.Fatalf("%s: message id %s is of another queue than %s", id, mid, o.queue)
+	}
+	l := o.lanes[id]
+	if l == nil {
+		l = &lane{bodies: map[string]string{}}
+		o.lanes[id] = l
+	}
+	body := string(m.Body) + fmt.Sprint(m.Properties)
+	switch {
+	case first == l.newest+1:
+		l.newest = last
+		l.keep(mid, body)
+		l.count(o.t, mid, m.Body, last-first+1)
+	case first > l.newest:
+		o.t.Fatalf("%s: after %d came %d: %d lost", id, l.newest, first, first-l.newest-1)
+	default:
+		l.repeated++
+		if l.bodies[mid] != body {
+			o.t.Errorf("%s: the repeat of %s differs from its first:\n%s\n%s", id, mid, l.bodies[mid], body)
+		}
+	}
+}
+
+func (l *lane) keep(mid, body string) {
+	l.bodies[mid] = body
+	if l.ids = append(l.ids, mid); len(l.ids) > 2*kept {
+		for _, old := range l.ids[:kept] {
+			delete(l.bodies, old)
+		}
+		l.ids = append(l.ids[:0], l.ids[kept:]...)
 	}
 }
 
@@ -81,6 +147,18 @@ func (l *lane) count(t *testing.T, mid string, body []byte, n uint64) {
 	}
 	if n > 1 {
 		l.packs++
+	}
+	for _, entry := range entries {
+		report, found := field[int](t, entry, "n")
+		switch {
+		case !found:
+		case report > l.report:
+			l.reports, l.report = l.reports+1, report
+		case report == l.report:
+			l.twice++
+		default:
+			t.Errorf("%s: report %d came after %d", mid, report, l.report)
+		}
 	}
 }
 

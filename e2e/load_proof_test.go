@@ -10,7 +10,15 @@ import (
 )
 
 func TestProofKillUnderLoad(t *testing.T) {
-	killUnderLoad(t, int(fromEnvironment(t, "CYCLES", 100)), fromEnvironment(t, "SEED", uint64(time.Now().UnixNano())))
+	killUnderLoad(t, cyclesOf(int(fromEnvironment(t, "CYCLES", 100))), fromEnvironment(t, "SEED", uint64(time.Now().UnixNano())))
+}
+
+// The same load for hours: each run of the gateway takes up to ten minutes.
+func TestSoakUnderLoad(t *testing.T) {
+	end := time.Now().Add(time.Duration(fromEnvironment(t, "HOURS", 24)) * time.Hour)
+	killUnderLoad(t, killing{
+		again: func(int) bool { return time.Now().Before(end) }, spell: 1, most: 10 * time.Minute, outage: time.Minute,
+	}, fromEnvironment(t, "SEED", uint64(time.Now().UnixNano())))
 }
 
 // fromEnvironment is the number that the variable name holds, or otherwise.
