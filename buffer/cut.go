@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"time"
 )
@@ -224,7 +225,7 @@ func lengthUpTo(entries []Entry, last uint64) int {
 // packAll is the pack of entries that were cut together. If the disk has lost one of them since, a gap
 // stands in its place and is a message of its own.
 func packAll(entries []Entry) (messages []Entry) {
-	const unlimited = 1 << 40
+	const unlimited = math.MaxInt
 	for _, end := range planCuts(entries, unlimited, true) {
 		n := lengthUpTo(entries, end)
 		messages = append(messages, pack(entries[:n]))
