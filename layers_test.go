@@ -22,6 +22,7 @@ var layers = map[string][]string{
 	"internal/control":     {},
 	"internal/status":      {},
 	"internal/faultnet":    {},
+	"profiles":             {},
 	"internal/powerfs":     {}, // a file system that forgets what was not flushed (tests)
 	"adapters/modbus":      {"."},
 	"adapters/coap":        {"."},
@@ -29,7 +30,7 @@ var layers = map[string][]string{
 	"buffer":               {"."},
 	"bridge":               {"."},
 	"identity":             {".", "internal/dial"},
-	"mapping":              {".", "adapters/modbus", "adapters/coap", "identity"},
+	"mapping":              {".", "adapters/modbus", "adapters/coap", "identity", "profiles"},
 	"devsim":               {".", "mapping", "adapters/modbus", "adapters/coap"},
 	"upstream":             {".", "buffer", "identity", "internal/dial"},
 	"cmd/gateway": {

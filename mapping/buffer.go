@@ -111,7 +111,7 @@ func (d *draft) checkTime(p *point) {
 	if name, ok := p.get("name"); ok {
 		at = name.at
 	}
-	d.report(at, "E192", "the field %s is what batch adds to each reading; give the point another name: NAME, or switch batch off", quote(timeField))
+	d.found(at, "E192", "the field %s is what batch adds to each reading; give the point another name: NAME, or switch batch off", quote(timeField))
 }
 
 // batch is off, or a map.

@@ -2,8 +2,6 @@ package mapping
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 
 	yaml "go.yaml.in/yaml/v4"
 
@@ -124,10 +122,10 @@ func (d *draft) profileOf(s section, dev *device) *profile {
 		return nil
 	}
 	name, ok := n.text()
-	p := d.profiles[name]
+	p := d.profile(name)
 	dev.profile, dev.partial = n, p == nil || len(p.points) == 0
 	if ok && p == nil {
-		n.complain("E071", "profile %s is not defined%s", quote(name), didYouMean(name, slices.Sorted(maps.Keys(d.profiles))))
+		n.complain("E071", "profile %s is not defined%s", quote(name), didYouMean(name, d.profileNames()))
 	}
 	switch {
 	case p == nil:

@@ -39,7 +39,7 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	top := node{reader: r}.wrap(root)
 	top.label = "a mapping"
 	if root.Kind != yaml.MappingNode {
-		r.report(start, "E007", "a mapping starts with version: 1, hub: and devices:, each on a line of its own")
+		r.found(start, "E007", "a mapping starts with version: 1, hub: and devices:, each on a line of its own")
 		return nil
 	}
 	s := top.section(atTop)
@@ -47,7 +47,7 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	if n, ok := s.get("hub"); ok {
 		d.readHub(n)
 	} else if !s.misspelt["hub"] {
-		r.report(start, "E008", "hub is missing; write hub: { host: NAME.azure-devices.net }")
+		r.found(start, "E008", "hub is missing; write hub: { host: NAME.azure-devices.net }")
 	}
 	if n, ok := s.get("buffer"); ok {
 		d.readBuffer(n)
@@ -67,7 +67,7 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	if n, ok := s.get("devices"); ok {
 		d.readDevices(n)
 	} else if !s.misspelt["devices"] {
-		r.report(start, "E008", "devices is missing; without a device there is nothing to do")
+		r.found(start, "E008", "devices is missing; without a device there is nothing to do")
 	}
 	d.checkOwners()
 	d.checkOverlaps()
@@ -80,7 +80,7 @@ func (d *draft) version(s section) {
 	n, ok := s.get("version")
 	switch {
 	case !ok && !s.misspelt["version"]:
-		d.report(position{1, 1}, "E008", "version is missing; write version: 1")
+		d.found(position{1, 1}, "E008", "version is missing; write version: 1")
 	case ok:
 		if text, ok := n.text(); ok && text != "1" {
 			n.complain("E014", "version %s is not known to this gateway; write version: 1", quote(text))

@@ -79,9 +79,14 @@ const widestSource = 500
 
 // reader collects the findings of one file.
 type reader struct {
-	file     string
-	lines    []string
-	hidden   []span // what no message may show, in the order of the file
+	file   string
+	lines  []string
+	hidden []span // what no message may show, in the order of the file
+	*report
+}
+
+// report is what was found in a mapping and in the profiles that it uses.
+type report struct {
 	findings Findings
 	seen     map[mark]bool
 	errors   int // reported errors, repeated ones included
@@ -89,21 +94,22 @@ type reader struct {
 
 // mark is what makes a finding unique: a point of a profile is looked at once for each device.
 type mark struct {
+	file string
 	position
 	code string
 }
 
 func newReader(name string, data []byte) *reader {
 	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data))
-	return &reader{file: name, lines: strings.Split(text, "\n"), seen: map[mark]bool{}}
+	return &reader{file: name, lines: strings.Split(text, "\n"), report: &report{seen: map[mark]bool{}}}
 }
 
-// report adds a finding, unless the same was found there before.
-func (r *reader) report(at position, code, format string, args ...any) {
+// found adds a finding, unless the same was found there before.
+func (r *reader) found(at position, code, format string, args ...any) {
 	if code[0] == 'E' {
 		r.errors++
 	}
-	if m := (mark{at, code}); !r.seen[m] {
+	if m := (mark{r.file, at, code}); !r.seen[m] {
 		r.seen[m] = true
 		r.findings = append(r.findings, Finding{
 			File: r.file, Line: at.line, Column: at.column, Code: code,

@@ -75,7 +75,7 @@ func (p place) keys() []string {
 	case inCoAP:
 		return []string{"listener", "psk", "from", "path", "expect_every", "assume"}
 	case inProfile:
-		return []string{"source", "modbus", "coap", "points"}
+		return []string{"source", "verified", "modbus", "coap", "points"}
 	case inProfileModbus:
 		return []string{"addressing", "order", "gap", "max_read", "max_write", "even"}
 	case inProfileCoAP:

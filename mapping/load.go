@@ -44,7 +44,7 @@ func Parse(name string, data []byte) (*Plant, Findings) { return parse(name, dat
 func parse(name string, data []byte, most int) (*Plant, Findings) {
 	if len(data) > maxFile {
 		r := newReader(name, nil)
-		r.report(position{1, 1}, "E013", "the file is larger than 10 MiB; split the plant between two gateways")
+		r.found(position{1, 1}, "E013", "the file is larger than 10 MiB; split the plant between two gateways")
 		return nil, r.findings
 	}
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
@@ -64,7 +64,7 @@ func parse(name string, data []byte, most int) (*Plant, Findings) {
 func (r *reader) tree(data []byte) *yaml.Node {
 	if at, problem := r.plainText(); problem != "" {
 		r.hidden = hideUnparsed(r.lines)
-		r.report(at, "E006", "%s", problem)
+		r.found(at, "E006", "%s", problem)
 		return nil
 	}
 	root, extra, err := compose(data)
@@ -75,10 +75,10 @@ func (r *reader) tree(data []byte) *yaml.Node {
 		return nil
 	case extra != nil:
 		r.hidden = hideUnparsed(r.lines)
-		r.report(position{extra.Line, extra.Column}, "E006", "a second YAML document starts here; one file holds one mapping, drop the line ---")
+		r.found(position{extra.Line, extra.Column}, "E006", "a second YAML document starts here; one file holds one mapping, drop the line ---")
 		return nil
 	case root == nil || len(root.Content) == 0:
-		r.report(position{1, 1}, "E008", "the file is empty; start with version: 1, hub: and devices:")
+		r.found(position{1, 1}, "E008", "the file is empty; start with version: 1, hub: and devices:")
 		return nil
 	}
 	r.hidden = secretsOf(root, r.lines)
@@ -158,15 +158,15 @@ func (r *reader) syntax(err error) {
 	before := string(runes[:len(runes)-len(here)])
 	switch {
 	case len(here) > 0 && here[0] == '\t' && strings.TrimSpace(before) == "":
-		r.report(at, "E012", "tab used for indentation; use spaces")
+		r.found(at, "E012", "tab used for indentation; use spaces")
 	case len(here) > 0 && here[0] == '%' && strings.TrimSpace(before) != "":
-		r.report(at, "E011", `a text that begins with %% needs quotes: "%%MW100", "%%RH"`)
+		r.found(at, "E011", `a text that begins with %% needs quotes: "%%MW100", "%%RH"`)
 	case len(here) > 0 && strings.ContainsRune("@`*&!|>", here[0]):
-		r.report(at, "E006", "%s; a text that begins with %c needs quotes", message, here[0])
+		r.found(at, "E006", "%s; a text that begins with %c needs quotes", message, here[0])
 	case one.ContextMark.Line > 0 && one.ContextMark.Line < at.line:
-		r.report(at, "E006", "%s (look from line %d on: indentation, a missing quote, bracket or colon)", message, one.ContextMark.Line)
+		r.found(at, "E006", "%s (look from line %d on: indentation, a missing quote, bracket or colon)", message, one.ContextMark.Line)
 	default:
-		r.report(at, "E006", "%s; look for indentation, a missing quote, bracket or colon", message)
+		r.found(at, "E006", "%s; look for indentation, a missing quote, bracket or colon", message)
 	}
 }
 
@@ -192,9 +192,9 @@ func (r *reader) aliases(root *yaml.Node) bool {
 			switch {
 			case r.errors > 0:
 			case sum == looking:
-				r.report(at, "E013", "this alias stands for a part that contains it; write the part out")
+				r.found(at, "E013", "this alias stands for a part that contains it; write the part out")
 			case total > maxAliased:
-				r.report(at, "E013", "the aliases stand for more than %d entries; use a profile instead", maxAliased)
+				r.found(at, "E013", "the aliases stand for more than %d entries; use a profile instead", maxAliased)
 			}
 		}
 		sizes[n] = sum

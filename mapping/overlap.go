@@ -92,7 +92,7 @@ func overlap(a, b *point) {
 	if a.nth > b.nth {
 		a, b = b, a
 	}
-	b.report(b.blame(a, "at"), "W210", "%s (%s, %s) overlaps %s (%s, %s, line %d)", b.north.ID, b.typeName(), b.where(), a.north.ID, a.typeName(), a.where(), a.key.line)
+	b.blame(a, "at").complain("W210", "%s (%s, %s) overlaps %s (%s, %s, line %d)", b.north.ID, b.typeName(), b.where(), a.north.ID, a.typeName(), a.where(), a.key.line)
 }
 
 // where is what the point covers, such as "holding 100..101".

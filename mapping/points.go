@@ -60,21 +60,21 @@ func (o *owner) take(p *point) {
 		o.fields[p.north.Field] = p
 		return
 	}
-	p.report(p.blame(same, "name"), "E073", "%s reports the field %s twice: as %s here, and as %s on line %d; give one of them another name: NAME",
+	p.blame(same, "name").complain("E073", "%s reports the field %s twice: as %s here, and as %s on line %d; give one of them another name: NAME",
 		o.identity.ID, quote(p.north.Field), p.north.ID, same.north.ID, same.key.line)
 }
 
 // blame is where to report what is wrong between p and another point: at p's value of a key, at its
 // own, or at the mention of its profile if the two meet only because a device uses that.
-func (p *point) blame(other *point, key string) position {
+func (p *point) blame(other *point, key string) node {
 	n, given := p.get(key)
 	switch {
-	case p.shared && p.device != other.device:
-		return p.device.profile.at
+	case p.shared && (p.device != other.device || p.reader != other.reader):
+		return p.device.profile
 	case given:
-		return n.at
+		return n
 	}
-	return p.key
+	return node{reader: p.reader, at: p.key}
 }
 
 // readPoint reads one point as the device has it, whose list counts registers as c says.

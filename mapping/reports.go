@@ -150,7 +150,7 @@ func (dev *device) checkSources() {
 			first[where] = p
 			continue
 		}
-		p.report(p.blame(other, keyOf(where.source)), "E104", "%s is the same value of a report as %s (line %d); keep one", quote(p.name), quote(other.name), other.key.line)
+		p.blame(other, keyOf(where.source)).complain("E104", "%s is the same value of a report as %s (line %d); keep one", quote(p.name), quote(other.name), other.key.line)
 	}
 }
 

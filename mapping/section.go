@@ -17,10 +17,10 @@ type node struct {
 }
 
 // complain reports about the value.
-func (n node) complain(code, format string, args ...any) { n.report(n.at, code, format, args...) }
+func (n node) complain(code, format string, args ...any) { n.found(n.at, code, format, args...) }
 
 // refuse reports about the key.
-func (n node) refuse(code, format string, args ...any) { n.report(n.key, code, format, args...) }
+func (n node) refuse(code, format string, args ...any) { n.found(n.key, code, format, args...) }
 
 // lacks reports about something that the value should have: at its own place if it stands in one
 // line with its key, else at the key.
