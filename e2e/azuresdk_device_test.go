@@ -126,10 +126,24 @@ func (r *sdkRun) answersMethods() {
 			r.t.Errorf("%s %s: answered %d %s, want %d %s", c.name, c.payload, got.Status, got.Payload, c.status, want)
 		}
 	}
+	// What comes over REST without a payload it can answer.
+	var got hubsim.MethodResult
+	serviceOf(r.t, r.hub).do("POST", r.twinPath()+"/methods?api-version=2021-04-12", `{"methodName":"reboot"}`, &got)
+	if want := `{"called":null}`; got.Status != 200 || string(got.Payload) != want {
+		r.t.Errorf("no payload: answered %d %s, want %s", got.Status, got.Payload, want)
+	}
 	// A body that is quite empty is beyond this SDK, which says so in its answer.
 	if got, err := r.call("reboot", nil); err != nil || got.Status != 400 || !strings.Contains(string(got.Payload), "Invalid request format") {
 		r.t.Errorf("an empty body: %d %s, %v", got.Status, got.Payload, err)
 	}
+}
+
+// twinPath is where the service side has the device or module.
+func (r *sdkRun) twinPath() string {
+	if r.module != "" {
+		return "/twins/dev1/modules/" + r.module
+	}
+	return "/twins/dev1"
 }
 
 // twin is the twin as the SDK has it, and as the hub's service side has it.
@@ -140,12 +154,8 @@ type twin struct {
 // ask reads the twin at the service side, or with a body patches it.
 func (r *sdkRun) twinAt(method, body string) twin {
 	r.t.Helper()
-	path := "/twins/dev1"
-	if r.module != "" {
-		path += "/modules/" + r.module
-	}
 	var all struct{ Properties twin }
-	serviceOf(r.t, r.hub).do(method, path+"?api-version=2021-04-12", body, &all)
+	serviceOf(r.t, r.hub).do(method, r.twinPath()+"?api-version=2021-04-12", body, &all)
 	delete(all.Properties.Desired, "$metadata")
 	delete(all.Properties.Reported, "$metadata")
 	return all.Properties

@@ -27,6 +27,9 @@ func (h *Hub) postMethod(r *http.Request) (any, error) {
 	if err := readJSON(r, &body); err != nil {
 		return nil, err
 	}
+	if body.Payload == nil { // every SDK reads null; Microsoft's for Node fails on an empty body (METH-9)
+		body.Payload = json.RawMessage("null")
+	}
 	call := MethodCall{Device: r.PathValue("device"), Module: r.PathValue("module"), Name: body.MethodName, Payload: body.Payload}
 	var err error
 	if call.ResponseTimeout, err = seconds("responseTimeoutInSeconds", body.ResponseTimeoutInSeconds, 5); err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -61,10 +62,13 @@ func New(cfg Config) (*Hub, error) {
 
 // newHub is a hub without listeners and state.
 func newHub(cfg Config) *Hub {
-	return &Hub{
+	h := &Hub{
 		cfg: cfg.withDefaults(), log: cfg.Log, dials: &dials{all: map[string]*dial{}},
 		limits: newLimiter(cfg.Limits), alarms: newAlarms(),
 	}
+	// A device may answer a call of a former run late: that must be the answer to no call of this one.
+	h.requests.Store(uint64(rand.Uint32()))
+	return h
 }
 
 func (h *Hub) open() (err error) {
@@ -105,6 +109,11 @@ func (h *Hub) open() (err error) {
 	if cut > 0 {
 		h.log.Warn().Int64("bytes", cut).Msg("the last message file ended in an unfinished write, which was never acknowledged: cut off")
 	}
+	return h.bindListeners()
+}
+
+// bindListeners makes the hub's certificate and takes its addresses.
+func (h *Hub) bindListeners() error {
 	certificate, err := h.ca.server(hostOnly(h.cfg.HostName))
 	if err != nil {
 		return err
@@ -288,15 +297,22 @@ func (h *Hub) Unregister(device, module string) error {
 	if _, err := h.lookUp(device, module); err != nil {
 		return err
 	}
+	name := identityName(device, module)
 	var changes []change
-	for _, id := range h.registry.remove(identityName(device, module)) {
-		if s := id.abandon(); s != nil {
-			s.kill(errDeleted)
-			<-s.ended
+	for {
+		family := h.registry.family(name)
+		for _, id := range family {
+			if s := id.abandon(); s != nil {
+				s.kill(errDeleted)
+				<-s.ended
+			}
+			changes = append(changes, id.traces()...)
 		}
-		changes = append(changes, id.traces()...)
+		// Its name is free once its traces are noted: what is registered under it anew keeps its own.
+		if stored, done := h.registry.remove(family, name, changes); done {
+			return stored.wait()
+		}
 	}
-	return h.state.write(changes...).wait()
 }
 
 // ServiceConnectionString is the connection string of the policy iothubowner (CON-8).

@@ -22,7 +22,8 @@ const (
 type MethodCall struct {
 	Device, Module string // Module is "" for a device
 	Name           string // METH-7
-	// Payload is JSON of at most 128 KiB; nil sends an empty body.
+	// Payload is JSON of at most 128 KiB; nil sends an empty body, which REST never does: a call without a
+	// payload reaches the device as null there (METH-9).
 	Payload json.RawMessage
 	// ResponseTimeout is how long the device may take; 0 is 30 s. REST allows 5 to 300 s (METH-10).
 	ResponseTimeout time.Duration

@@ -95,6 +95,26 @@ func TestAnAnswerCountsUntilTheLastMomentAndIsDroppedAfterIt(t *testing.T) {
 	})
 }
 
+// A device that was asked before the hub stopped may answer when it is back.
+func TestAnAnswerToACallOfAFormerRunAnswersNoOther(t *testing.T) {
+	var rids [2]string
+	for i := range rids {
+		synctest.Test(t, func(t *testing.T) {
+			h := newPipeHub(t, Config{})
+			c := h.methods(t, "dev1")
+			done := h.call(t, MethodCall{Device: "dev1", Name: "m", ResponseTimeout: time.Second})
+			rids[i] = c.request()
+			c.send(publishPacket("$iothub/methods/res/200/?$rid="+rids[0], 0, 0, ""))
+			if o := <-done; i == 1 && codeOf(o.err) != 504101 {
+				t.Errorf("answered with what a former run asked for: %+v", o)
+			}
+		})
+	}
+	if rids[0] == rids[1] {
+		t.Errorf("both runs began with %s", rids[0])
+	}
+}
+
 func TestNothingIsQueuedForADeviceThatIsNotThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newPipeHub(t, Config{})

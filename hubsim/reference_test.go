@@ -41,6 +41,7 @@ func TestTheReferenceTranscriptsHoldByteForByte(t *testing.T) {
 			if err := hub.RegisterWithKey("dev1", "", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="); err != nil {
 				t.Fatal(err)
 			}
+			hub.NextRequest(0x1f)
 			p := &player{t: t, hub: hub, connections: map[string]*rawClient{}, answers: make(chan string, 1)}
 			p.connection("first")
 			for n, text := range lines[1:] {

@@ -240,20 +240,38 @@ func (r *registry) put(device, module string, edit func(*registration)) (reg reg
 	return id.registration, r.state.write(all...), nil
 }
 
-// remove forgets identities and returns them: the one called name and, for a device, its modules.
-func (r *registry) remove(name string) (all []*identity) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for key, id := range r.identities {
-		if key == name || strings.HasPrefix(key, name+"/") {
-			delete(r.identities, key)
+// family is the identity called name and, for a device, its modules.
+func (r *registry) family(name string) []*identity {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.familyOf(name)
+}
+
+// familyOf is family; the caller holds mu.
+func (r *registry) familyOf(name string) (all []*identity) {
+	for _, id := range r.sorted() {
+		if id.name() == name || strings.HasPrefix(id.name(), name+"/") {
 			all = append(all, id)
-			if parent := r.identities[id.DeviceID]; id.ModuleID != "" && parent != nil {
-				parent.modules--
-			}
 		}
 	}
 	return all
+}
+
+// remove forgets the family called name and notes its traces as one step. It does nothing and is not done
+// if that is another family by now.
+func (r *registry) remove(family []*identity, name string, traces []change) (stored *saved, done bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(family, r.familyOf(name)) {
+		return nil, false
+	}
+	for _, id := range family {
+		delete(r.identities, id.name())
+		if parent := r.identities[id.DeviceID]; id.ModuleID != "" && parent != nil {
+			parent.modules--
+		}
+	}
+	return r.state.write(traces...), true
 }
 
 func (r *registry) ensure(device, module string, all []change) (*identity, []change) {

@@ -78,6 +78,20 @@ func TestRESTCallsAMethod(t *testing.T) {
 	}
 }
 
+func TestACallWithoutAPayloadReachesTheDeviceAsNull(t *testing.T) {
+	hub := startHub(t, hubConfig())
+	answering(t, hub, "dev1", func(_, body string) (string, string) { return "200", fmt.Sprintf("%q", body) })
+	for _, body := range []string{`{"methodName":"m"}`, `{"methodName":"m","payload":null}`} {
+		if _, _, got := hub.rest(t).do("POST", methodPath, body); got != `{"status":200,"payload":"null"}` {
+			t.Errorf("%s: the device got %s", body, got)
+		}
+	}
+	// From Go an empty body can be sent too: a device must take both.
+	if got, err := hub.CallMethod(t.Context(), hubsim.MethodCall{Device: "dev1", Name: "m"}); err != nil || string(got.Payload) != `""` {
+		t.Errorf("a nil payload: the device got %s (%v)", got.Payload, err)
+	}
+}
+
 func TestRESTErrorsHaveTheHubsForm(t *testing.T) {
 	hub := startHub(t, hubConfig())
 	service := hub.rest(t)
