@@ -2,6 +2,7 @@ package hubsim
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -10,6 +11,8 @@ import (
 type bag struct {
 	pairs []pair
 	buf   []byte // what the pairs point into
+	// index finds a name among many pairs; nil while they are few.
+	index map[string]int
 	// repeated and unprintable say what is wrong with a bag that the hub nevertheless takes.
 	repeated, unprintable bool
 }
@@ -21,7 +24,7 @@ type pair struct{ name, value []byte }
 // bag (D2C-4, D2C-5). Of a repeated name, compared without case, the last value counts. The error says
 // why the hub closes the connection.
 func (b *bag) parse(raw []byte) error {
-	b.pairs, b.buf, b.repeated, b.unprintable = b.pairs[:0], b.buf[:0], false, false
+	b.pairs, b.buf, b.index, b.repeated, b.unprintable = b.pairs[:0], b.buf[:0], nil, false, false
 	raw = bytes.TrimPrefix(raw, []byte{'?'})
 	if len(raw) > 1 {
 		raw = bytes.TrimSuffix(raw, []byte{'/'})
@@ -61,16 +64,39 @@ func (b *bag) parsePair(text []byte) error {
 	if err != nil {
 		return err
 	}
-	for i := range b.pairs {
-		if bytes.EqualFold(b.pairs[i].name, name) {
-			b.repeated = true
-			b.pairs[i] = pair{name, value}
-			return nil
-		}
+	if i, found := b.find(name); found {
+		b.repeated = true
+		b.pairs[i] = pair{name, value}
+		return nil
 	}
 	b.pairs = append(b.pairs, pair{name, value})
+	if b.index != nil {
+		b.index[folded(name)] = len(b.pairs) - 1
+	}
 	return nil
 }
+
+// fewPairs are looked through one by one: a topic has room for 16 000.
+const fewPairs = 32
+
+// find is where the pair of this name is, compared without case.
+func (b *bag) find(name []byte) (i int, found bool) {
+	if len(b.pairs) <= fewPairs {
+		i = slices.IndexFunc(b.pairs, func(p pair) bool { return bytes.EqualFold(p.name, name) })
+		return i, i >= 0
+	}
+	if b.index == nil {
+		b.index = map[string]int{}
+		for i, p := range b.pairs {
+			b.index[folded(p.name)] = i
+		}
+	}
+	i, found = b.index[folded(name)]
+	return i, found
+}
+
+// folded is the same for names that differ in case only.
+func folded(name []byte) string { return string(bytes.ToLower(bytes.ToUpper(name))) }
 
 // decode appends the percent-decoded text to b.buf and returns it.
 func (b *bag) decode(text []byte) ([]byte, error) {

@@ -77,6 +77,25 @@ func TestPropertyBagsThatCloseTheConnection(t *testing.T) {
 	}
 }
 
+func TestOneOfManyPropertiesIsFoundWithoutCaseToo(t *testing.T) {
+	var raw []string
+	for i := range 4 * fewPairs {
+		raw = append(raw, fmt.Sprintf("name%d=%d", i, i))
+	}
+	for i := range 4 * fewPairs {
+		var b bag
+		if err := b.parse([]byte(strings.Join(raw, "&") + fmt.Sprintf("&NAME%d=new", i))); err != nil {
+			t.Fatal(err)
+		}
+		if len(b.pairs) != len(raw) || !b.repeated || string(b.pairs[i].value) != "new" {
+			t.Fatalf("%d: %d pairs, repeated %v, %s", i, len(b.pairs), b.repeated, b.pairs[i].value)
+		}
+		if err := b.parse([]byte("name1=x&name2=y")); err != nil || len(b.pairs) != 2 || b.repeated { // nothing is left of it
+			t.Fatalf("%d pairs, repeated %v, %v", len(b.pairs), b.repeated, err)
+		}
+	}
+}
+
 func TestABagSaysWhatItTolerated(t *testing.T) {
 	for raw, want := range map[string][2]bool{
 		"a=1&b=2":   {false, false},

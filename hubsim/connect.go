@@ -140,7 +140,7 @@ func (h *Hub) admit(p *packets.ConnectPacket, chain []*x509.Certificate, now tim
 	if !h.registry.enabled(id) {
 		return admission{}, refuse(no, coded(403012, "CON-36", "the device is disabled"))
 	}
-	got := admission{id: id, agent: user.parameters["DeviceClientType"]}
+	got := admission{id: id, agent: clip(user.parameters["DeviceClientType"])}
 	if err := h.prove(p, chain, now, &got); err != nil {
 		return admission{}, refuse(no, err)
 	}

@@ -12,6 +12,17 @@ import (
 // maxEvents is how many connection events a hub remembers.
 const maxEvents = 1000
 
+// maxEventText is how much of a text that a client chose an event keeps, bytes.
+const maxEventText = 1 << 10
+
+// clip is a copy of the beginning of text.
+func clip(text string) string {
+	if len(text) > maxEventText {
+		return strings.ToValidUTF8(text[:maxEventText], "") + "..."
+	}
+	return strings.Clone(text)
+}
+
 // ConnectionEvent is a record of the hub's operations monitoring about one connection (MON-1).
 type ConnectionEvent struct {
 	// Sequence counts the events of a Hub from 1; those of a former run are gone.
@@ -78,7 +89,7 @@ func (s *session) event(operation string, err error) ConnectionEvent {
 		e.AuthType = authMethod(s.marks, s.id.ModuleID)
 	}
 	if err != nil {
-		e.Level, e.Type, e.Description = "Error", statusType(err), err.Error()
+		e.Level, e.Type, e.Description = "Error", statusType(err), clip(err.Error())
 		e.Status = e.Type / 1000
 	}
 	return e
@@ -93,7 +104,7 @@ func (s *session) connected() {
 // refused notes one that was not.
 func (s *session) refused(clientID string, err error) {
 	e := s.event("deviceConnect", err)
-	e.Device, e.Module = splitIdentity(clientID)
+	e.Device, e.Module = splitIdentity(clip(clientID))
 	s.hub.events.add(e)
 }
 

@@ -82,6 +82,33 @@ func TestARefusedConnectionRaisesAnEventWithTheReason(t *testing.T) {
 	})
 }
 
+// A thousand events must not be a thousand times what a CONNECT can hold.
+func TestAnEventKeepsABoundedPartOfWhatAClientSays(t *testing.T) {
+	long := strings.Repeat("ü", 30000)
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		good := h.connectPacket(t, "dev1", time.Hour)
+		good.Username += "&DeviceClientType=" + long
+		h.dial(t).send(encode(good))
+		synctest.Wait()
+		bad := h.connectPacket(t, "dev1", time.Hour)
+		bad.ClientIdentifier = long
+		refused := h.dial(t)
+		refused.send(encode(bad))
+		refused.expect([]byte{0x20, 2, 0, 5})
+		pass(time.Second)
+		all := h.ConnectionEvents(0)
+		if len(all) != 2 || all[0].Agent == "" || all[1].Device == "" || !strings.Contains(all[1].Description, "ClientId") {
+			t.Fatalf("%d events: %.300v", len(all), all)
+		}
+		for _, e := range all {
+			if text, err := json.Marshal(e); err != nil || len(text) > 4*maxEventText {
+				t.Errorf("an event of %d bytes (%v)", len(text), err)
+			}
+		}
+	})
+}
+
 func TestTheNewestEventsAreKept(t *testing.T) {
 	h := &Hub{}
 	for i := range 3*maxEvents + 5 {

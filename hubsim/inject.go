@@ -13,6 +13,9 @@ const faultPrefix = "AzIoTHub_Fault"
 // maxInjected bounds the times that a message may name.
 const maxInjected = time.Hour
 
+// maxInjections is how many faults of a connection wait for their time.
+const maxInjections = 16
+
 // injection is what the properties of a message ask for.
 type injection struct {
 	kind          string
@@ -57,7 +60,13 @@ func (s *session) inject() {
 		s.warn(wrong("D2C-30", "the fault %q is not simulated: the message is an ordinary one", i.kind))
 		return
 	}
+	if s.injecting.Add(1) > maxInjections {
+		s.injecting.Add(-1)
+		s.warn(wrong("D2C-30", "%d faults wait for their time already: the message is an ordinary one", maxInjections))
+		return
+	}
 	s.injections.Go(func() {
+		defer s.injecting.Add(-1)
 		timer := time.NewTimer(i.delay)
 		defer timer.Stop()
 		select {

@@ -77,6 +77,30 @@ func TestAFaultThatIsNotSimulatedIsAnOrdinaryMessage(t *testing.T) {
 	})
 }
 
+// Faults that wait cost memory: a connection has a number of them at a time.
+func TestAConnectionHasAFewFaultsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPipeHub(t, Config{})
+		c := h.connect(t, "dev1", 600)
+		for range maxInjections {
+			c.inject("InvokeThrottling")
+		}
+		if log := h.log.String(); strings.Contains(log, "wait for their time") {
+			t.Errorf("the log says %s", log)
+		}
+		c.inject("KillTcp")
+		if line := h.warning(t); line.Clause != "D2C-30" || !strings.Contains(line.Message, "16 faults wait") {
+			t.Errorf("the log says %+v", line)
+		}
+		pass(3 * time.Second)
+		c.send(pingreq)
+		c.expect([]byte{0xd0, 0}) // it was not cut, and has room for another
+		if n := h.registry.find("dev1").connection().injecting.Load(); n != 0 || h.Received() != maxInjections+1 {
+			t.Errorf("%d faults wait, %d messages are stored", n, h.Received())
+		}
+	})
+}
+
 // A connection that ends does not wait for the faults that it asked for.
 func TestAFaultEndsWithItsConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

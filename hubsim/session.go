@@ -68,6 +68,7 @@ type session struct {
 
 	twinMessages atomic.Uint32  // at QoS 1
 	injections   sync.WaitGroup // faults that wait for their time (D2C-30)
+	injecting    atomic.Int32   // how many they are
 
 	once    sync.Once
 	reason  error         // why it is closing; readable once closing is closed
