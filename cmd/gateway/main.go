@@ -95,7 +95,7 @@ Then write your own mapping, check it, and run it:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &failure{exitUsage, fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())}
 	})
-	root.AddCommand(demoCommand(io), checkCommand(io), planCommand(io), runCommand(io), statusCommand(io), queueCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
+	root.AddCommand(demoCommand(io), checkCommand(io), planCommand(io), runCommand(io), statusCommand(io), readCommand(io), writeCommand(io), queueCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

@@ -145,5 +145,6 @@ func controlTask(path string, s *service, health func() status.Health) (task, er
 	})
 	mux.Handle("GET /healthz", status.Handler(health))
 	serveQueue(mux, s.access())
+	servePoints(mux, s.points())
 	return task{"control socket", func(ctx context.Context) error { return control.Serve(ctx, listener, mux) }}, nil
 }

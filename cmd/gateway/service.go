@@ -55,8 +55,9 @@ type service struct {
 	cfg       serviceConfig
 	queue     *buffer.Queue
 	state     *buffer.State
-	links     []*modbus.Adapter // in the order of the plant's Links
-	listeners []*coap.Adapter   // in the order of its Listeners
+	links     []*modbus.Adapter                 // in the order of the plant's Links
+	listeners []*coap.Adapter                   // in the order of its Listeners
+	devices   map[gateway.PointID]bridge.Device // who serves each point
 	up        *bridge.Up
 	pool      *upstream.Pool
 	started   time.Time
@@ -80,8 +81,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	s := &service{cfg: cfg, queue: queue, state: state, started: time.Now()}
 	s.stopping, s.stopCommands = context.WithCancel(context.Background())
 	s.warnOfOrphans()
-	devices, err := s.buildAdapters()
-	if err != nil {
+	if s.devices, err = s.buildAdapters(); err != nil {
 		return nil, errors.Join(err, s.closeStore())
 	}
 	var identities []gateway.Identity
@@ -93,7 +93,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	s.up = bridge.NewUp(cfg.plant.Points, identities, queue.Put)
 	down := bridge.NewDown(bridge.DownConfig{
 		Points: cfg.plant.Points, Methods: cfg.plant.Methods,
-		Device: func(id gateway.PointID) bridge.Device { return devices[id] },
+		Device: func(id gateway.PointID) bridge.Device { return s.devices[id] },
 	})
 	s.pool = upstream.NewPool(upstream.Config{
 		Dial: hubDialer(cfg), Log: cfg.log,
