@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -36,6 +37,9 @@ func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error)
 		if l.q.isClosed() {
 			return nil, l.q.errClosed()
 		}
+		if l.q.cfg.Batch.MaxBytes == 0 && l.holdsBack(ctx) {
+			continue
+		}
 		v, wait := l.look(after, max)
 		if len(v.elements) > 0 {
 			entries, err := l.take(ctx, v)
@@ -53,6 +57,36 @@ func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error)
 			}
 		}
 	}
+}
+
+// holdsBack waits, if more acknowledgements than a restart allows for are not on disk, until they are,
+// for a second at most; it then tells that it did. While the disk fails nothing is held back: what can
+// be delivered is better at the hub. Packs need none of this, their ends are on disk.
+func (l *Lane) holdsBack(ctx context.Context) bool {
+	l.mu.Lock()
+	if l.chain.count(l.gone, l.acked) <= MaxInFlight/2 {
+		l.mu.Unlock()
+		return false
+	}
+	if l.wake == nil {
+		l.wake = make(chan struct{})
+	}
+	wake := l.wake
+	l.mu.Unlock()
+	if l.q.fails() {
+		return false
+	}
+	signal(l.q.now)
+	late := time.NewTimer(retryDelay)
+	defer late.Stop()
+	select {
+	case <-wake:
+	case <-late.C:
+	case <-ctx.Done():
+	case <-l.q.done:
+		return false
+	}
+	return true
 }
 
 func clampRead(n int) int { return min(max(n, 1), maxRead) }

@@ -103,3 +103,10 @@ func (q *Queue) Health() Health {
 	}
 	return h
 }
+
+// fails tells whether the disk could not be written when it was last tried.
+func (q *Queue) fails() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.failure != nil
+}

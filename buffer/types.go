@@ -25,8 +25,10 @@ type Batch struct {
 	MaxWait time.Duration
 }
 
-// MaxInFlight is how many messages of a lane may be in flight: after a restart the queue takes it that
-// so many may have been sent before, and neither drops nor changes them.
+// MaxInFlight is how many messages of a lane may be sent and not known on disk to be acknowledged: after
+// a restart the queue takes it that so many may have been sent before, and neither drops nor changes
+// them. Half of it is for acknowledgements that wait for their commit, the other half for what a reader
+// may have in flight.
 const MaxInFlight = 64
 
 // Entry is one message of a lane: an entry that was put, a pack of several, or a gap.
