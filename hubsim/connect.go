@@ -47,6 +47,9 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	s.take(packet, got)
 	present, err := got.id.bind(ctx, s, packet.CleanSession)
+	if errors.Is(err, errDeleted) { // since it was admitted
+		return s.turnAway(packet, refuse(packets.ErrRefusedNotAuthorised, err))
+	}
 	if err != nil {
 		return err
 	}

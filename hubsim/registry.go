@@ -158,9 +158,11 @@ func (r *registry) sorted() []*identity {
 	for _, id := range r.identities {
 		all = append(all, id)
 	}
-	slices.SortFunc(all, func(a, b *identity) int { return strings.Compare(a.name(), b.name()) })
+	slices.SortFunc(all, byName)
 	return all
 }
+
+func byName(a, b *identity) int { return strings.Compare(a.name(), b.name()) }
 
 func (r *registry) list() []*identity {
 	r.mu.RLock()
@@ -249,11 +251,12 @@ func (r *registry) family(name string) []*identity {
 
 // familyOf is family; the caller holds mu.
 func (r *registry) familyOf(name string) (all []*identity) {
-	for _, id := range r.sorted() {
-		if id.name() == name || strings.HasPrefix(id.name(), name+"/") {
+	for key, id := range r.identities {
+		if key == name || strings.HasPrefix(key, name+"/") {
 			all = append(all, id)
 		}
 	}
+	slices.SortFunc(all, byName)
 	return all
 }
 

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -38,6 +39,9 @@ func TestWhatIsRegisteredWhileItsDeviceIsDeletedIsTheSameAfterARestart(t *testin
 		deleted := make(chan error, 1)
 		go func() { deleted <- h.Unregister("dev1", "") }()
 		synctest.Wait() // the deletion waits for the connection to end
+		again := h.dial(t)
+		again.send(encode(h.connectPacket(t, "dev1", time.Hour)))
+		again.expect([]byte{0x20, 2, 0, 5})
 		for _, module := range []string{"", "mod1"} {
 			if _, err := h.Register("dev1", module); err != nil {
 				t.Fatal(err)

@@ -71,7 +71,7 @@ clause by clause; docs/commissioning.md a whole plant.`,
 	f := c.Flags()
 	f.StringVar(&o.HostName, "host", "", "name of the hub (default: the mapping's, else localhost)")
 	f.StringVar(&o.Dir, "dir", filepath.Join(stateDir(), "hubsim"), "directory of its certificates, devices and messages")
-	f.BoolVar(&o.memory, "in-memory", false, "keep nothing on disk")
+	f.BoolVar(&o.memory, "in-memory", false, "keep its state in memory only; on disk there is, while it runs, the note by which gateway hub finds it")
 	f.StringVar(&o.MQTT, "mqtt", "127.0.0.1:8883", "address for devices")
 	f.StringVar(&o.HTTPS, "https", "127.0.0.1:8443", "address for applications and WebSocket devices")
 	f.StringArrayVar(&o.devices, "device", nil, "register this DEVICE or DEVICE/MODULE and print its connection string; may be repeated")
