@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	gateway "iothub-gateway"
@@ -21,6 +22,8 @@ type laneSaid struct {
 	acked   int // it was about to acknowledge up to this one
 	told    int // it was ever about to acknowledge up to this one: a power cut may have made it forgotten
 	dropped bool
+	keep    int               // the note that it was about to keep
+	kept    int               // the one that was kept
 	out     map[uint64]string // what had been handed out, by its first sequence: a repeat is the same
 	dead    map[uint64]bool   // entries that were about to become dead letters
 }
@@ -66,6 +69,10 @@ func (s *said) hear(note string) error {
 		l.put, s.lanes[b].put = n, m
 	case "ack":
 		l.acked, l.told = n, max(l.told, n)
+	case "keep":
+		l.keep = n
+	case "kept":
+		l.kept = n
 	case "drop":
 		l.dropped = true
 	case "out":
@@ -88,7 +95,26 @@ func (p *proof) verify(dir string, s said) (said, error) {
 		return said{}, err
 	}
 	found, err := p.compare(q, s)
-	return found, errors.Join(err, q.Close())
+	return found, errors.Join(err, q.Close(), found.compareState(dir))
+}
+
+// compareState holds what was kept beside the queue against what had been said, and takes it.
+func (s *said) compareState(dir string) error {
+	state, err := powerState(dir)
+	if err != nil {
+		return err
+	}
+	for a := 0; a < powerLanes; a += 2 {
+		l, n := &s.lanes[a], 0
+		if value, found := state.Get(stateKey(a)); found {
+			n, _ = strconv.Atoi(string(value)) // 0 is wrong, too
+		}
+		if n != l.kept && n != l.keep {
+			err = errors.Join(err, fmt.Errorf("note %d of producer %d is there, %d was kept, %d begun", n, a, l.kept, l.keep))
+		}
+		l.keep, l.kept = n, n
+	}
+	return errors.Join(err, state.Close())
 }
 
 func (p *proof) compare(q *buffer.Queue, s said) (said, error) {

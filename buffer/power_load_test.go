@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
 	"iothub-gateway/internal/powerfs"
@@ -76,6 +78,7 @@ func loadConfig(at string, seed uint64) buffer.Config {
 // load is the child of recordPower.
 type load struct {
 	q     *buffer.Queue
+	state *buffer.State
 	notes *powerfs.Control
 	seed  uint64
 }
@@ -111,7 +114,11 @@ func powerChild(at string) error {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- q.Run(ctx) }()
-	l := &load{q: q, notes: notes, seed: seed}
+	state, err := powerState(at)
+	if err != nil {
+		return err
+	}
+	l := &load{q: q, state: state, notes: notes, seed: seed}
 	if err := notes.Note("born " + q.ID()); err != nil {
 		return err
 	}
@@ -120,7 +127,11 @@ func powerChild(at string) error {
 		return err // as after kill -9
 	}
 	cancel()
-	return errors.Join(err, <-ended, q.Close())
+	return errors.Join(err, <-ended, q.Close(), state.Close())
+}
+
+func powerState(at string) (*buffer.State, error) {
+	return buffer.OpenState(filepath.Join(at, "state.db"), zerolog.Nop())
 }
 
 func (l *load) run(ctx context.Context) error {
@@ -166,6 +177,11 @@ func (l *load) put(ctx context.Context, a, b int) error {
 		if err := l.notes.Note(fmt.Sprintf("put %d %d %d %d", a, at[a], b, at[b])); err != nil {
 			return err
 		}
+		if random.IntN(4) == 0 {
+			if err := l.keep(ctx, a, at[a]); err != nil {
+				return err
+			}
+		}
 		if l.seed%5 == 0 && random.IntN(20) == 0 {
 			if err := l.notes.Note(fmt.Sprintf("drop %d", b)); err != nil {
 				return err
@@ -177,6 +193,16 @@ func (l *load) put(ctx context.Context, a, b int) error {
 	}
 	return nil
 }
+
+// keep keeps a note beside the queue, n of the producer of lane a.
+func (l *load) keep(ctx context.Context, a, n int) error {
+	return errors.Join(
+		l.notes.Note(fmt.Sprintf("keep %d %d", a, n)),
+		l.state.Put(ctx, stateKey(a), strconv.AppendInt(nil, int64(n), 10)),
+		l.notes.Note(fmt.Sprintf("kept %d %d", a, n)))
+}
+
+func stateKey(a int) string { return fmt.Sprintf("load/at/%d", a) }
 
 // read reads a lane and acknowledges what it read, in steps. Now and then the hub never takes an entry.
 func (l *load) read(ctx context.Context, lane int) error {
