@@ -408,48 +408,6 @@ func TestRawValuesThatMeanNoValueAreKeptAsTheirBits(t *testing.T) {
 	}
 }
 
-func TestAWriteIsReadBackUnlessTheMappingSaysOtherwise(t *testing.T) {
-	act := "\nact: { at: input 9, type: int16, deadband: 0.5 }"
-	for text, want := range map[string]modbus.Confirm{
-		"min: 0, max: 5":                     {By: "d/x"},
-		"min: 0, max: 5, confirm: read-back": {By: "d/x"},
-		"min: 0, max: 5, confirm: sent":      {},
-		"min: 0, max: 5, confirm: act":       {By: "d/act", Tolerance: gateway.Deadband{Absolute: 0.5}},
-	} {
-		plant := one(t, "x: { at: holding 5, type: int16, write: { "+text+" } }"+act)
-		if got := south(t, plant, "d/x").Confirm; got != want {
-			t.Errorf("%s: %+v, want %+v", text, got, want)
-		}
-	}
-	plant := one(t, "x: { at: holding 5, type: int16, enum: { 0: a, 1: b, 2: c }, write: { enum: [c, a], persist: true } }\ny: { at: coil 0, write: { rate: 0.5 } }"+act)
-	if x := north(t, plant, "d/x").Write; !cmp.Equal(x.Words, []string{"c", "a"}) {
-		t.Errorf("%+v", x)
-	}
-	if x, y := south(t, plant, "d/x"), south(t, plant, "d/y"); x.WriteRate != 1.0/60 || y.WriteRate != 0.5 || y.Confirm.By != "d/y" {
-		t.Errorf("%+v %+v", x, y)
-	}
-	if act := south(t, plant, "d/act"); act.Confirm.By != "" {
-		t.Errorf("a point that is not written: %+v", act.Confirm)
-	}
-}
-
-func TestAScaleFactorOfTheDeviceIsFound(t *testing.T) {
-	plant := one(t, "x: { at: holding 14, type: int16, scale: 10^sf, unit: W, write: { min: 0, max: 1e9 } }\nsf: { at: holding 20, type: int16, hidden: true }\ny: { at: holding 5, type: string(5), padding: space }")
-	if p := south(t, plant, "d/x"); p.Factor == nil || *p.Factor != 20 || p.Scale != 1 {
-		t.Errorf("%+v", p)
-	}
-	if p := south(t, plant, "d/y"); p.Pad != ' ' {
-		t.Errorf("%+v", p)
-	}
-}
-
-func TestTheTwoBytesOfARegisterDoNotOverlap(t *testing.T) {
-	points := "a: { at: holding 1, type: uint8h }\nb: { at: holding 1, type: int8l }\nw: { at: holding 1, type: uint16, flags: { 0: a } }"
-	if one(t, points) == nil {
-		t.Error("refused")
-	}
-}
-
 func TestWhatAPointMeansIsRead(t *testing.T) {
 	for point, want := range map[string]string{
 		"at: holding 1, type: int32, scale: 0.001, offset: -40":                             "d/x holding 1 bit -1 int32(0) abcd *0.001+-40 poll 1s",

@@ -302,7 +302,8 @@ func TestAnAnalogValueHasTheDecimalsThatMeanSomething(t *testing.T) {
 		{[2]float64{0, 27648}, [2]float64{0, 10}, 27648, 10},
 		{[2]float64{0, 32767}, [2]float64{4, 20}, 1, 4.00049},
 		{[2]float64{0, 3}, [2]float64{0, 1000}, 1, 333},
-		{[2]float64{0, 4096}, [2]float64{0, 1}, 1, 0.000244140625}, // ends by itself
+		{[2]float64{0, 4096}, [2]float64{0, 1}, 1, 0.000244140625},              // ends by itself
+		{[2]float64{95, 27648}, [2]float64{-50, 81.9144213287539}, 0, -50.4548}, // a line that needs more than int64
 	} {
 		codec := newCodec(reg(Uint16, straight(c.from, c.to)))
 		got, err := codec.decode([]byte{byte(c.raw >> 8), byte(c.raw)})

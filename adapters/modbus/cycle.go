@@ -23,7 +23,7 @@ type cycle struct {
 	end      *fault // why the cycle ended early, if it did
 	missing  Block  // the request that ended it
 
-	searching bool // of a poll: it began with suspects
+	searching bool // of a poll: it looks for what the device refuses
 	refusals  int  // and with so many refused points
 }
 
@@ -106,6 +106,7 @@ func (c *cycle) refused(s suspect, f *fault) {
 	if f.code == illegalAddress || f.code == illegalValue {
 		if parts, ok := d.lore.divide(d, s); ok {
 			c.queue = append(parts, c.queue...) // depth first: certainty soon
+			c.searching = true
 			d.replan()
 			return
 		}
@@ -171,6 +172,8 @@ func (w *wire) finish(d *device) {
 	d.lore.settle()
 	if c.searching || len(c.queue) > 0 {
 		d.replan() // the plan leaves out what is searched
+		holes := d.lore.holes(d.Points)
+		w.a.note(func(s *Stats) { s.Devices[d.index].Holes = holes })
 	}
 	w.logRefused(d, c.refusals)
 	samples := append(c.samples, w.judge(d, c)...)
@@ -248,6 +251,7 @@ func (w *wire) relearn(d *device, i int) {
 	d.lore.give(i)
 	clear(d.lore.cuts)
 	d.lore.strict = false
+	w.a.note(func(s *Stats) { s.Devices[d.index].Holes = nil })
 	d.replan()
 	w.showRefused(d)
 	w.log.Info().Str("device", d.Name).Str("point", string(d.Points[i].ID)).Msg("device gives the point")

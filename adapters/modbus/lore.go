@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -72,12 +73,7 @@ func (l *lore) divide(d *device, s suspect) (parts []suspect, ok bool) {
 // settle draws the conclusion from the holes that were found for sure: enough of them, and nothing is
 // joined over a gap any more, nor searched.
 func (l *lore) settle() {
-	open := map[Cut]bool{}
-	for _, s := range l.suspect {
-		if s.cut != nil {
-			open[*s.cut] = true
-		}
-	}
+	open := l.open()
 	holes := 0
 	for cut, gap := range l.cuts {
 		if gap && !open[cut] {
@@ -99,6 +95,38 @@ func (l *lore) boundaries(points []Point) []Cut {
 		all[Cut{points[i].Table, end}] = true
 	}
 	return slices.Collect(maps.Keys(all))
+}
+
+// holes are the places between points that the device is known to refuse, by address.
+func (l *lore) holes(points []Point) (found []Block) {
+	open := l.open()
+	for cut, gap := range l.cuts {
+		if !gap || open[cut] {
+			continue
+		}
+		end := 0
+		for _, p := range points {
+			if from, to := span(p); p.Table == cut.Table && from < cut.Address {
+				end = max(end, to)
+			}
+		}
+		if end < cut.Address {
+			found = append(found, Block{Table: cut.Table, Start: uint16(end), Quantity: cut.Address - end})
+		}
+	}
+	slices.SortFunc(found, func(a, b Block) int { return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Start, b.Start)) })
+	return found
+}
+
+// open are the cuts of which it is not known yet whether they are the reason.
+func (l *lore) open() map[Cut]bool {
+	open := map[Cut]bool{}
+	for _, s := range l.suspect {
+		if s.cut != nil {
+			open[*s.cut] = true
+		}
+	}
+	return open
 }
 
 // held tells which points normal planning leaves out: refused ones and those under suspicion.

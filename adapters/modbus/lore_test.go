@@ -101,6 +101,9 @@ func TestAHoleBetweenPointsIsLearned(t *testing.T) {
 				t.Errorf("request %s", c)
 			}
 		}
+		if holes := r.Stats().Devices[0].Holes; fmt.Sprint(holes) != "[holding 31..39]" {
+			t.Errorf("holes %v", holes)
+		}
 		for _, p := range r.cfg.Devices[0].Points {
 			if got := r.got.of(p.ID); goods(got) < 60 || goods(got) != len(got) {
 				t.Errorf("%s: %d of %d good", p.ID, goods(got), len(got))

@@ -90,3 +90,38 @@ func randomPoint(r *rand.Rand) Point {
 	}
 	return p
 }
+
+// FuzzWrite: what is written reads as what was asked for, or as the nearest that a float or a line can hold;
+// everything else is refused.
+func FuzzWrite(f *testing.F) {
+	f.Add(uint64(1), 21.5, "pump", true)
+	f.Add(uint64(7), -1e300, "00ff", false)
+	f.Add(uint64(99), 65504.0, "2026-02-28T23:59:09Z", true)
+	f.Fuzz(func(t *testing.T, seed uint64, x float64, text string, number bool) {
+		p := randomPoint(rand.New(rand.NewPCG(seed, 3)))
+		v := gateway.TextValue(text)
+		if number {
+			v = gateway.FloatValue(x)
+		}
+		err := p.Holds(v)
+		if err != nil {
+			if !errors.Is(err, gateway.ErrRange) {
+				t.Fatalf("%+v: %v: %v", p, v, err)
+			}
+			return
+		}
+		c := newCodec(p)
+		got, err := c.settled(v)
+		if err != nil && p.Type.Floating() { // a value so small or great that scaling leaves the float64
+			return
+		}
+		if err != nil {
+			t.Fatalf("%+v: %v was taken and cannot be read: %v", p, v, err)
+		}
+		if want, ok := v.Number(); ok && p.Type.Integer() && p.Linear == nil {
+			if n, _ := got.Number(); n != want {
+				t.Fatalf("%+v: %v was taken and reads %v", p, v, got)
+			}
+		}
+	})
+}

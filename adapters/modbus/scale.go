@@ -15,7 +15,7 @@ const exact = 1 << 53
 type line struct {
 	unit bool // a is 1 and b is 0
 	a, b *big.Rat
-	// value = (raw·num + off) / den, exact in integers for |raw| <= most; most is 0 if they do not fit.
+	// value = (raw·num + off) / den, exact in integers for |raw| <= most; den is 0 if they do not fit.
 	num, off, den int64
 	most          int64
 	// digits after the point tell neighbouring raw numbers of a Linear apart, and one more; exact
@@ -100,7 +100,7 @@ func (l *line) shortcut() {
 // ofInt is the value of an integer. Both the numerator and the denominator are exact, so that their
 // quotient is the float64 nearest to the decimal.
 func (l line) ofInt(raw int64) float64 {
-	if -l.most <= raw && raw <= l.most {
+	if l.den > 0 && -l.most <= raw && raw <= l.most {
 		return float64(raw*l.num+l.off) / float64(l.den)
 	}
 	return l.of(new(big.Rat).SetInt64(raw))

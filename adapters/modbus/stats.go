@@ -85,6 +85,8 @@ type DeviceStats struct {
 	TimeLost    time.Duration // spent waiting for answers that did not come (MB-85)
 	// Refused are the points that the device refuses to read; they are tried again after 15 s, later less often.
 	Refused []gateway.PointID
+	// Holes are the places between points that the device was found to refuse; requests end there (MB-46).
+	Holes []Block
 }
 
 // Stats is a snapshot; safe to call at any time.
@@ -94,7 +96,7 @@ func (a *Adapter) Stats() Stats {
 	s := a.stats
 	s.Devices = slices.Clone(s.Devices)
 	for i := range s.Devices {
-		s.Devices[i].Refused = slices.Clone(s.Devices[i].Refused)
+		s.Devices[i].Refused, s.Devices[i].Holes = slices.Clone(s.Devices[i].Refused), slices.Clone(s.Devices[i].Holes)
 	}
 	s.Replaced, s.Lost, s.Refused = a.out.counts()
 	return s

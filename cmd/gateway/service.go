@@ -338,6 +338,9 @@ func deviceStatus(link string, d modbus.DeviceStats) control.DeviceStatus {
 	for _, id := range d.Refused {
 		row.Refused = append(row.Refused, string(id))
 	}
+	for _, hole := range d.Holes {
+		row.Holes = append(row.Holes, hole.String())
+	}
 	return row
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -102,8 +103,11 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 		if state == "down" {
 			state = "offline"
 		}
-		if len(d.Refused) > 0 {
+		switch {
+		case len(d.Refused) > 0:
 			trouble = refusal(d)
+		case len(d.Holes) > 0 && trouble == "":
+			trouble = "none; it is read around " + strings.Join(d.Holes, ", ") + ", which it refuses"
 		}
 		t.AppendRow(table.Row{d.Device, d.Link, state, last, trouble})
 	}

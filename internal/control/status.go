@@ -53,4 +53,5 @@ type DeviceStatus struct {
 	LastGood time.Time `json:"last_good,omitzero"`
 	Error    string    `json:"error,omitempty"`
 	Refused  []string  `json:"refused,omitempty"` // points that it does not let be read
+	Holes    []string  `json:"holes,omitempty"`   // places between points that it does not let be read over
 }
