@@ -276,8 +276,8 @@ func (s *session) logEnd(err error) {
 
 // warn logs a thing that the hub tolerates, once for each session.
 func (s *session) warn(err error) {
-	if !s.warned[err.Error()] && len(s.warned) < maxWarnings {
-		s.warned[err.Error()] = true
+	if text := clip(err.Error()); !s.warned[text] && len(s.warned) < maxWarnings {
+		s.warned[text] = true
 		s.hub.complain(s.id.name(), err)
 	}
 }

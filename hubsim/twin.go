@@ -72,7 +72,7 @@ func (t *twinState) report(text []byte, base *uint64, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := checkPatch(patch, "reported", 0); err != nil {
+	if err := checkPatch(patch, "reported"); err != nil {
 		return err
 	}
 	if base != nil && *base != t.Reported.Version {

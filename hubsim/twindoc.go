@@ -53,69 +53,88 @@ func parseObject(text []byte) (object, error) {
 	return patch, nil
 }
 
-// checkPatch refuses what a twin does not take, whatever it holds already. path names the place.
-func checkPatch(patch object, path string, depth int) error {
-	for _, key := range slices.Sorted(maps.Keys(patch)) {
-		if err := checkKeyOf(key, path); err != nil {
+// place is where in a document something stands. It is spelt out only for an error: names may be long and
+// many things may stand in one place.
+type place struct {
+	in    *place // nil of the whole
+	name  string
+	level int // how many places it is in
+}
+
+func (p *place) within(name string) *place { return &place{p, name, p.level + 1} }
+
+func (p *place) String() string {
+	if p.in == nil {
+		return p.name
+	}
+	return p.in.String() + p.name
+}
+
+// checkPatch refuses what a twin does not take, whatever it holds already. name is that of the section.
+func checkPatch(patch object, name string) error { return checkObject(patch, &place{name: name}) }
+
+func checkObject(o object, at *place) error {
+	for _, key := range slices.Sorted(maps.Keys(o)) {
+		if err := checkKeyOf(key, at); err != nil {
 			return err
 		}
-		if err := checkValue(patch[key], path+"."+key, depth); err != nil {
+		if err := checkValue(o[key], at.within("."+key)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkKeyOf(key, path string) error {
+func checkKeyOf(key string, at *place) error {
 	switch {
+	case key == "", len(key) > maxTwinKey: // first: the others repeat the name
+		return wrong("TWIN-28", "%s has a property name of %d bytes; 1 to %d are allowed", at, len(key), maxTwinKey)
 	case strings.HasPrefix(key, "$"):
-		return wrong("TWIN-24, TWIN-28", "%s has a property %q: names that begin with $ are the hub's", path, key)
-	case key == "", len(key) > maxTwinKey:
-		return wrong("TWIN-28", "%s has a property name of %d bytes; 1 to %d are allowed", path, len(key), maxTwinKey)
+		return wrong("TWIN-24, TWIN-28", "%s has a property %q: names that begin with $ are the hub's", at, key)
 	case strings.ContainsFunc(key, func(r rune) bool { return isControl(r) || strings.ContainsRune(".$ ", r) }):
-		return wrong("TWIN-28", "%s has a property %q: control characters, '.', '$' and space are not allowed in a name", path, key)
+		return wrong("TWIN-28", "%s has a property %q: control characters, '.', '$' and space are not allowed in a name", at, key)
 	}
 	return nil
 }
 
-func checkValue(value any, path string, depth int) error {
+func checkValue(value any, at *place) error {
 	switch v := value.(type) {
 	case object:
-		if depth >= maxTwinDepth {
-			return wrong("TWIN-32", "%s is nested deeper than %d levels", path, maxTwinDepth)
+		if at.level > maxTwinDepth {
+			return wrong("TWIN-32", "%s is nested deeper than %d levels", at, maxTwinDepth)
 		}
-		return checkPatch(v, path, depth+1)
+		return checkObject(v, at)
 	case []any:
-		if depth >= maxTwinDepth {
-			return wrong("TWIN-32", "%s is nested deeper than %d levels", path, maxTwinDepth)
+		if at.level > maxTwinDepth {
+			return wrong("TWIN-32", "%s is nested deeper than %d levels", at, maxTwinDepth)
 		}
 		for i, element := range v {
-			if err := checkValue(element, path+"["+strconv.Itoa(i)+"]", depth+1); err != nil {
+			if err := checkValue(element, at.within("["+strconv.Itoa(i)+"]")); err != nil {
 				return err
 			}
 		}
 		if n := measure(v); n > maxTwinValue {
-			return wrong("TWIN-31", "%s has %d bytes, the limit of a value is %d", path, n, maxTwinValue)
+			return wrong("TWIN-31", "%s has %d bytes, the limit of a value is %d", at, n, maxTwinValue)
 		}
 	case string:
 		if len(v) > maxTwinValue {
-			return wrong("TWIN-31", "%s is a string of %d bytes, the limit is %d", path, len(v), maxTwinValue)
+			return wrong("TWIN-31", "%s is a string of %d bytes, the limit is %d", at, len(v), maxTwinValue)
 		}
 	case json.Number:
-		return checkNumber(v, path)
+		return checkNumber(v, at)
 	}
 	return nil
 }
 
-func checkNumber(n json.Number, path string) error {
+func checkNumber(n json.Number, at *place) error {
 	if strings.ContainsAny(n.String(), ".eE") {
 		if _, err := n.Float64(); err != nil {
-			return wrong("TWIN-30", "%s is %s: not a number of 64 bits", path, n)
+			return wrong("TWIN-30", "%s is %s: not a number of 64 bits", at, n)
 		}
 		return nil
 	}
 	if i, err := n.Int64(); err != nil || i < minTwinInt || i > maxTwinInt {
-		return wrong("TWIN-30", "%s is %s: integers reach from %d to %d", path, n, int64(minTwinInt), int64(maxTwinInt))
+		return wrong("TWIN-30", "%s is %s: integers reach from %d to %d", at, n, int64(minTwinInt), int64(maxTwinInt))
 	}
 	return nil
 }

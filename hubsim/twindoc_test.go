@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ func TestWhatATwinDoesNotTakeIsNamed(t *testing.T) {
 		{nested(12), "is nested deeper than 10 levels"},
 		{`{"a":` + strings.Repeat("[", 11) + strings.Repeat("]", 11) + `}`, "is nested deeper than 10 levels"},
 	} {
-		if err := checkPatch(parsed(t, c.patch), "reported", 0); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := checkPatch(parsed(t, c.patch), "reported"); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%.60s: %v, want %q", c.patch, err, c.want)
 		}
 	}
@@ -89,7 +90,7 @@ func TestWhatATwinDoesNotTakeIsNamed(t *testing.T) {
 		`{"s":"` + long[:4096] + `"}`, `{"` + long[:1024] + `":1}`, `{"n":4503599627370495,"m":-4503599627370496,"f":1.5e300}`,
 		`{"größe":true,"a-b_c":[1,"x",null,{"y":false}],"o":{}}`, nested(11), `{"a":null}`, `{}`,
 	} {
-		if err := checkPatch(parsed(t, patch), "reported", 0); err != nil {
+		if err := checkPatch(parsed(t, patch), "reported"); err != nil {
 			t.Errorf("%.60s: %v", patch, err)
 		}
 	}
@@ -142,6 +143,23 @@ func TestMetadataMirrorsTheTreeWithTimesAndVersions(t *testing.T) {
 		`"a":{"x":1,"y":3},"c":[{"z":1}],"$version":2}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Long names around many values: what the check costs follows the patch, not one times the other.
+func TestAPatchIsCheckedWithinTheMemoryOfItsSize(t *testing.T) {
+	open := `{"` + strings.Repeat("k", 1000) + `":`
+	text := strings.Repeat(open, 9) + "[" + strings.Repeat("0,", 100_000) + "0]" + strings.Repeat("}", 9)
+	patch := parsed(t, text)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := checkPatch(patch, "reported")
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.HasPrefix(err.Error(), "reported.kkk") || !strings.Contains(err.Error(), "k has 800008 bytes") {
+		t.Errorf("%.40v", err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 20<<20 {
+		t.Errorf("%d bytes were allocated for a patch of %d", n, len(text))
 	}
 }
 

@@ -91,10 +91,10 @@ func parseEdit(text []byte, replace bool) (edit, error) {
 	// Clients send back what they were given.
 	delete(e.desired, "$version")
 	delete(e.desired, "$metadata")
-	if err := checkPatch(e.tags, "tags", 0); err != nil {
+	if err := checkPatch(e.tags, "tags"); err != nil {
 		return e, err
 	}
-	return e, checkPatch(e.desired, "desired", 0)
+	return e, checkPatch(e.desired, "desired")
 }
 
 // sectionOf is a member of o that must be an object; if there is none it is nil, or empty if need be.
