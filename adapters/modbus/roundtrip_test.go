@@ -13,7 +13,7 @@ import (
 func TestEveryReadingCanBeWrittenBack(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	good := map[Type]int{}
-	for range 40000 {
+	for range 15000 {
 		p := randomPoint(r)
 		c := newCodec(p)
 		sent := randomRegisters(r, c)
