@@ -111,15 +111,22 @@ func (d *delivery) round() {
 	d.hub.DropAcks("d1", 0)
 	d.hub.CloseOnPublish("d1", 0)
 	d.eventually("the queue is empty", d.empty)
-	d.eventually("what was sent has arrived", func() bool {
-		sent := d.pool.Stats()[0]
-		return sent.Acked == d.queue.Stats().Put || d.violation() != nil
+	d.put("d1", 1) // what was lost shows when something follows
+	d.eventually("the last message has arrived", func() bool {
+		newest, err := d.newest()
+		return newest == d.queue.Stats().Put || err != nil
 	})
 }
 
 // violation is how what is at the hub breaks the promise: keeping the first of each sequence gives 1..n
 // without a hole, and the stream goes back only when a connection was lost, once.
 func (d *delivery) violation() error {
+	_, err := d.newest()
+	return err
+}
+
+// newest is the highest sequence at the hub, with the violation before it, if there is one.
+func (d *delivery) newest() (uint64, error) {
 	prefix := d.queue.ID() + "-"
 	newest, last, back := uint64(0), uint64(0), uint64(0)
 	messages := d.hub.Messages(0, 0)
@@ -127,10 +134,10 @@ func (d *delivery) violation() error {
 	for _, m := range messages {
 		seq, err := sequence(m, prefix)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if seq > newest+1 {
-			return fmt.Errorf("%d follows %d", seq, newest)
+			return 0, fmt.Errorf("%d follows %d", seq, newest)
 		}
 		if seq != last+1 {
 			back++
@@ -138,9 +145,9 @@ func (d *delivery) violation() error {
 		newest, last = max(newest, seq), seq
 	}
 	if back > losses {
-		return fmt.Errorf("the stream goes back %d times over %d lost connections", back, losses)
+		return 0, fmt.Errorf("the stream goes back %d times over %d lost connections", back, losses)
 	}
-	return nil
+	return newest, nil
 }
 
 func sequence(m hubsim.Message, prefix string) (seq uint64, err error) {
