@@ -3,6 +3,7 @@ package buffer
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	gateway "iothub-gateway"
@@ -96,10 +97,7 @@ func (q *Queue) Health() Health {
 		h.Reason = fmt.Sprintf("the queue has reached its limit and %s; raise the limit, or see why nothing is delivered", does)
 	case len(h.Aside) > 0:
 		h.State = "degraded"
-		h.Reason = fmt.Sprintf("%s could not be used and was set aside, with what was whole in it kept; see 'gateway queue repair', then remove it", h.Aside[0])
-		if n := len(h.Aside); n > 1 {
-			h.Reason = fmt.Sprintf("%s and %d more could not be used and were set aside, with what was whole in them kept; see 'gateway queue repair', then remove them", h.Aside[0], n-1)
-		}
+		h.Reason = asideReason(h.Aside)
 	}
 	return h
 }
@@ -109,4 +107,18 @@ func (q *Queue) fails() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.failure != nil
+}
+
+// asideReason says what was set aside, and what to do: damaged files, whose whole records are in the queue,
+// may go, and those of another version must stay.
+func asideReason(aside []string) string {
+	which := aside[0]
+	if n := len(aside) - 1; n > 0 {
+		which += fmt.Sprintf(" and %d more", n)
+	}
+	remedy := "what could be read is in the queue again: remove it once nobody wants to look at it, then restart the gateway"
+	if slices.ContainsFunc(aside, func(path string) bool { return !strings.Contains(path, ".damaged-") }) {
+		remedy = "keep what is of another version: 'gateway queue repair' takes it in once a gateway that knows it is installed"
+	}
+	return fmt.Sprintf("set aside, because it could not be used: %s; %s", which, remedy)
 }
