@@ -15,7 +15,7 @@ func (h *Hub) postCommand(r *http.Request) (any, error) {
 		CloudMessage
 		JSON json.RawMessage `json:"body"`
 	}
-	if err := readJSON(r, &wish); err != nil {
+	if err := readSetting(r, &wish); err != nil {
 		return nil, err
 	}
 	if wish.JSON != nil {

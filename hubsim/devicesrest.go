@@ -16,7 +16,7 @@ type registrationBody struct {
 // putDevice registers a device or module, or gives it another credential or status.
 func (h *Hub) putDevice(r *http.Request) (any, error) {
 	var wish registrationBody
-	if err := readJSON(r, &wish); err != nil {
+	if err := readSetting(r, &wish); err != nil {
 		return nil, err
 	}
 	done := registrationBody{DeviceID: r.PathValue("device"), ModuleID: r.PathValue("module"), Status: wish.Status}

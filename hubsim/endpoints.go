@@ -171,7 +171,7 @@ func (h *Hub) getEvents(r *http.Request) (any, error) {
 
 func (h *Hub) postFaults(r *http.Request) (any, error) {
 	var f Faults
-	if err := readJSON(r, &f); err != nil {
+	if err := readSetting(r, &f); err != nil {
 		return nil, err
 	}
 	kicked, err := h.apply(f)

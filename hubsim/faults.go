@@ -137,6 +137,9 @@ func (h *Hub) apply(f Faults) (cut bool, err error) {
 			return false, err
 		}
 	}
+	if c := f.RefuseConnects; c != nil && c.Code > 5 {
+		return false, fmt.Errorf("refuseConnects: code %d is not within [0; 5]", c.Code)
+	}
 	if t := f.FailTwins; t != nil && (t.Status < 400 || t.Status > 599) {
 		return false, fmt.Errorf("failTwins: status %d is not within [400; 599]", t.Status)
 	}

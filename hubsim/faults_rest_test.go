@@ -34,7 +34,7 @@ func TestFaultsAreDialledOverREST(t *testing.T) {
 	c = hub.rawConnected(t, "dev1", true)
 	set(`{"kick":true}`, `{"kicked":true}`)
 	c.expectClosed()
-	for _, body := range []string{`{"delayAcks":"soon"}`, `{"failTwins":{"status":200,"count":1}}`, `{"dropAcks":"x"}`} {
+	for _, body := range []string{`{"delayAcks":"soon"}`, `{"failTwins":{"status":200,"count":1}}`, `{"dropAcks":"x"}`, `{"dropAck":1}`, `{"refuseConnects":{"code":6,"count":1}}`} {
 		if status, code, _ := service.do("POST", "/hubsim/faults", body); status != 400 || code != "ArgumentInvalid" {
 			t.Errorf("%s: %d %s", body, status, code)
 		}

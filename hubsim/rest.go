@@ -1,6 +1,7 @@
 package hubsim
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -238,6 +239,30 @@ func readBody(r *http.Request) ([]byte, error) {
 	return text, err
 }
 
+// readSetting is readJSON for the simulator's own paths, where a misspelt field is a mistake, not a wish of a
+// later version.
+func readSetting(r *http.Request, into any) error {
+	text, err := readBody(r)
+	if err != nil || len(text) == 0 {
+		return err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return wrongBody(err)
+	}
+	return nil
+}
+
+// wrongBody says what is wrong with a request's JSON, in the caller's words instead of Go's.
+func wrongBody(err error) error {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) && kind.Field != "" {
+		return apiError(errArgument).because(fmt.Sprintf("%s cannot be a %s", kind.Field, kind.Value))
+	}
+	return apiError(errArgument).because("the body is not what this call takes: " + strings.TrimPrefix(err.Error(), "json: "))
+}
+
 // readJSON decodes a request's body; an empty one changes nothing.
 func readJSON(r *http.Request, into any) error {
 	text, err := readBody(r)
@@ -248,7 +273,7 @@ func readJSON(r *http.Request, into any) error {
 		return nil
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return apiError(errArgument).because("the body is not what this call takes: " + err.Error())
+		return wrongBody(err)
 	}
 	return nil
 }
