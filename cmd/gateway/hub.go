@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,7 @@ variable ` + connectionStringVariable + `.`,
 	c.PersistentFlags().StringVar(&connectionString, "connection-string", os.Getenv(connectionStringVariable), "service connection string of a real hub (better: in $"+connectionStringVariable+")")
 	c.PersistentFlags().Lookup("connection-string").DefValue = ""
 	c.AddCommand(hubCallCommand(io, &connectionString), hubTokenCommand(io, &connectionString), hubMessagesCommand(io))
-	return c
+	return group(c)
 }
 
 func hubCallCommand(io streams, connectionString *string) *cobra.Command {
@@ -150,39 +151,49 @@ built-in endpoint, which speaks AMQP only.)`,
 			if len(args) == 1 {
 				only = gateway.IdentityID(args[0])
 			}
-			show := func(m hubsim.Message) error {
+			return eachMessage(c.Context(), io, hub, follow, func(m hubsim.Message) error {
+				if only != "" && identityOf(m) != only {
+					return nil
+				}
 				if asJSON {
 					return json.NewEncoder(io.out).Encode(m)
 				}
 				_, err := fmt.Fprintln(io.out, messageLine(m, 0))
 				return err
-			}
-			for after := uint64(0); ; {
-				batch, err := hub.messages(c.Context(), after)
-				if err != nil {
-					return err
-				}
-				for _, m := range batch {
-					after = m.Sequence
-					if only != "" && identityOf(m) != only {
-						continue
-					}
-					if err := show(m); err != nil {
-						return err
-					}
-				}
-				if len(batch) > 0 {
-					continue
-				}
-				if !follow || !pauseFor(c.Context(), 300*time.Millisecond) {
-					return nil
-				}
-			}
+			})
 		},
 	}
 	c.Flags().BoolVar(&follow, "follow", false, "go on showing what arrives, until Ctrl-C")
 	c.Flags().BoolVar(&asJSON, "json", false, "print each message as a JSON object on a line of its own")
 	return c
+}
+
+// eachMessage calls show with every message that the simulator has stored; with follow until ctx ends, also
+// while the simulator is stopped and started again.
+func eachMessage(ctx context.Context, io streams, hub *hubClient, follow bool, show func(hubsim.Message) error) error {
+	after, away := uint64(0), false
+	for {
+		batch, err := hub.messages(ctx, after)
+		gone := follow && errors.Is(err, syscall.ECONNREFUSED)
+		if gone && !away {
+			fmt.Fprintln(io.err, "the hub has stopped; waiting until it is back")
+		}
+		if away = gone; err != nil && !gone {
+			return err
+		}
+		for _, m := range batch {
+			after = m.Sequence
+			if err := show(m); err != nil {
+				return err
+			}
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		if !follow || !pauseFor(ctx, 300*time.Millisecond) {
+			return nil
+		}
+	}
 }
 
 // pauseFor waits; false if ctx ended first.

@@ -96,16 +96,15 @@ Then write your own mapping, check it, and run it:
 		return &failure{exitUsage, fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())}
 	})
 	root.AddCommand(demoCommand(io), checkCommand(io), planCommand(io), runCommand(io), statusCommand(io), readCommand(io), writeCommand(io), queueCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
-	err := root.ExecuteContext(ctx)
+	// A command of commands shows its help when it is called alone: that is no use of it.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
+	err := group(root).ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
 	var f *failure
 	if !errors.As(err, &f) {
 		f = &failure{exitFailed, err}
-		if strings.HasPrefix(err.Error(), "unknown command") { // cobra has no error type for it
-			f.code = exitUsage
-		}
 	}
 	if f.err != nil {
 		fmt.Fprintf(problems(io.err), "gateway: %v\n", f.err)
@@ -131,9 +130,31 @@ func version() string {
 // words makes a wrong number of arguments a usage error that shows the right form.
 func words(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return &failure{exitUsage, fmt.Errorf("%w\nusage: %s", err, c.UseLine())}
+		if check(c, args) == nil {
+			return nil
 		}
-		return nil
+		wrong := "needs an argument"
+		if len(args) > 0 {
+			wrong = "does not take " + count(len(args), "argument")
+		}
+		return &failure{exitUsage, fmt.Errorf("'%s' %s\nusage: %s", c.CommandPath(), wrong, c.UseLine())}
 	}
+}
+
+// group makes c, whose commands do the work, show its help when it is called alone, and a word that is
+// none of its commands a usage error.
+func group(c *cobra.Command) *cobra.Command {
+	c.SuggestionsMinimumDistance = 2
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		meant := ""
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			meant = " (did you mean " + strings.Join(near, " or ") + "?)"
+		}
+		return &failure{exitUsage, fmt.Errorf("'%s' has no command %q%s\nsee '%s --help'", c.CommandPath(), args[0], meant, c.CommandPath())}
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	return c
 }

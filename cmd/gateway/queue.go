@@ -50,7 +50,7 @@ The usual way:
 	flags.BoolVar(&o.asJSON, "json", false, "print JSON for programs")
 	c.AddCommand(queueListCommand(io, o), queueShowCommand(io, o), queueExportCommand(io, o), queueDropCommand(io, o),
 		queueDeadCommand(io, o), queueVerifyCommand(io, o), queueRepairCommand(io, o))
-	return c
+	return group(c)
 }
 
 // withQueue calls f with the queue for reading.
@@ -75,7 +75,7 @@ func queueListCommand(io streams, o *queueOptions) *cobra.Command {
 		Short: "Show every lane: how much waits, since when, and the last error",
 		Long: `list shows one line for each identity: the messages that wait for the hub, their size in the queue, the
 age of the oldest, how many a second came in and went out over the last minute (while a gateway runs),
-how many were dropped so far, and what stands in the way.
+how many were dropped since it started, and what stands in the way.
 
 Exit code: 0 the queue is working, 1 it is not, or something was set aside; 2 wrong command line.`,
 		Args: words(cobra.NoArgs),
@@ -100,11 +100,12 @@ Exit code: 0 the queue is working, 1 it is not, or something was set aside; 2 wr
 }
 
 // The states of a queue that say more than their names: nothing to report, files were set aside,
-// nothing can be stored.
+// nothing can be stored, at its limit.
 const (
 	queueWorking     = "working"
 	queueDegraded    = "degraded"
 	queueUnavailable = "unavailable"
+	queueFull        = "full"
 )
 
 // showLanes prints the page of a queue for a person.
@@ -113,7 +114,7 @@ func showLanes(w io.Writer, page control.QueuePage, running bool, now time.Time)
 	if running {
 		who = "a gateway runs"
 	}
-	fmt.Fprintf(w, "%s (%s)\n", queueLine(page.QueueStatus), who)
+	fmt.Fprintf(w, "%s (%s)\n", queueLine(page.QueueStatus, running), who)
 	if trouble := queueTrouble(page.QueueStatus); trouble != "" {
 		if terminal(w) {
 			trouble = text.FgYellow.Sprint(trouble)
@@ -130,19 +131,28 @@ func showLanes(w io.Writer, page control.QueuePage, running bool, now time.Time)
 	}
 	t := newTable(w, "identity", "waiting", "size", "oldest", "in/s", "out/s", "dropped", "last error")
 	for _, l := range page.Lanes {
+		dropped := "-" // nobody has counted
+		if running {
+			dropped = humanize.Comma(int64(l.Dropped))
+		}
 		t.AppendRow(table.Row{
 			l.Identity, humanize.Comma(l.Entries), humanize.IBytes(uint64(l.Bytes)), since(l.Oldest, now),
-			perSecond(l.In), perSecond(l.Out), humanize.Comma(int64(l.Dropped)), l.LastError,
+			perSecond(l.In), perSecond(l.Out), dropped, l.LastError,
 		})
 	}
 	t.Render()
 }
 
-// queueLine says in one line how much is in the queue.
-func queueLine(q control.QueueStatus) string {
-	return fmt.Sprintf("queue %s: %s waiting (%s, in %s of %s); %s accepted, %s delivered and %s dropped since it was made", q.Dir,
+// queueLine says in one line how much is in the queue. What was dropped is counted by the gateway that
+// runs.
+func queueLine(q control.QueueStatus, running bool) string {
+	line := fmt.Sprintf("queue %s: %s waiting (%s, in %s of %s); %s accepted since it was made, %s of them delivered or told as a gap", q.Dir,
 		humanize.Comma(q.Entries), humanize.IBytes(uint64(q.Bytes)), count(q.Files, "file"), humanize.IBytes(uint64(q.Size)),
-		humanize.Comma(int64(q.Put)), humanize.Comma(int64(q.Acked)), humanize.Comma(int64(q.Dropped)))
+		humanize.Comma(int64(q.Put)), humanize.Comma(int64(q.Acked)))
+	if running {
+		line += fmt.Sprintf("; %s dropped since the gateway started", humanize.Comma(int64(q.Dropped)))
+	}
+	return line
 }
 
 // queueTrouble says what is not well with the queue; "" if all is.

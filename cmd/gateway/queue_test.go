@@ -239,7 +239,11 @@ func TestDropNeedsAWordAndLeavesAGap(t *testing.T) {
 		if page := jsonOf[control.QueuePage](t, s.good("list", "--json")); page.Entries != 7 {
 			t.Errorf("without a word: %+v", page)
 		}
-		done := jsonOf[struct{ Dropped int64 }](t, s.good("drop", "press", "--yes", "--json"))
+		out, _, code = s.run("drop", "press", "--yes", "--json")
+		done := jsonOf[struct{ Dropped int64 }](t, out)
+		if (code == exitOK) != (done.Dropped > 0) {
+			t.Errorf("exit code %d with %d dropped", code, done.Dropped)
+		}
 		page := jsonOf[control.QueuePage](t, s.good("list", "--json"))
 		if press := page.Lanes[1]; press.Entries+done.Dropped < 2 {
 			t.Errorf("%d dropped, left %+v", done.Dropped, press)

@@ -47,7 +47,7 @@ Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 				if err != nil {
 					return err
 				}
-				if !yes {
+				if !yes && lane.Entries > 0 {
 					if err := confirm(io, dropQuestion(lane, time.Now())); err != nil {
 						return err
 					}
@@ -56,13 +56,29 @@ Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 				if err != nil {
 					return err
 				}
-				return o.done(io, map[string]any{"identity": args[0], "dropped": n},
-					fmt.Sprintf("%s of %s dropped; a gap message tells the cloud", count(int(n), "message"), args[0]))
+				return o.dropped(io, lane, n)
 			})
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
+}
+
+// dropped says what of a lane, as it was before, was dropped. That nothing could be dropped of what waits
+// is a failure.
+func (o *queueOptions) dropped(io streams, before control.LaneStatus, n int64) error {
+	sentence := fmt.Sprintf("%s of %s dropped; a gap message tells the cloud", count(int(n), "message"), before.Identity)
+	var failed error
+	switch {
+	case before.Entries == 0:
+		sentence = "nothing waits for " + before.Identity
+	case n == 0:
+		sentence = fmt.Sprintf("nothing of %s was dropped: %s may be on the way to the hub already", before.Identity, count(int(before.Entries), "message"))
+		failed = &failure{code: exitFailed}
+	case n < before.Entries:
+		sentence += fmt.Sprintf("; %d may be on the way to the hub already and wait on", before.Entries-n)
+	}
+	return errors.Join(o.done(io, map[string]any{"identity": before.Identity, "dropped": n}, sentence), failed)
 }
 
 func dropQuestion(lane control.LaneStatus, now time.Time) string {
@@ -87,7 +103,7 @@ func queueDeadCommand(io streams, o *queueOptions) *cobra.Command {
 letter: set aside with the reason, a gap message in its place. The newest 10 000, or 64 MiB, are kept.`,
 	}
 	c.AddCommand(deadListCommand(io, o), deadShowCommand(io, o), deadReplayCommand(io, o), deadDropCommand(io, o))
-	return c
+	return group(c)
 }
 
 func deadListCommand(io streams, o *queueOptions) *cobra.Command {
@@ -138,7 +154,9 @@ func deadShowCommand(io streams, o *queueOptions) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
 		Short: "Show one dead letter in full, as JSON",
-		Args:  words(cobra.ExactArgs(1)),
+		Long: "show prints one dead letter as JSON: its reason, its properties and its whole body.\n\n" +
+			"Exit code: 0 shown, 1 there is no such dead letter, 2 wrong command line.",
+		Args: words(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return o.withQueue(c.Context(), func(q queueAccess) error {
 				l, err := letter(c.Context(), q, args[0])
@@ -157,7 +175,9 @@ func deadReplayCommand(io streams, o *queueOptions) *cobra.Command {
 		Short: "Put dead letters back into the queue, behind what waits",
 		Long: `replay makes each dead letter a new message at the end of its identity's lane, with a new message id and
 its old time, and removes it from the dead letters. Do it once the cause is gone: the hub that refused
-it as it was will refuse it again.`,
+it as it was will refuse it again.
+
+Exit code: 0 all are in the queue, 1 one is not, or there is no such dead letter; 2 wrong command line.`,
 		Example: "  gateway queue dead replay 5f0c2a9e8b7d6e51-4711",
 		Args:    words(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -175,7 +195,9 @@ func deadDropCommand(io streams, o *queueOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drop ID...",
 		Short: "Forget dead letters for good; asks first",
-		Args:  words(cobra.MinimumNArgs(1)),
+		Long: "drop forgets dead letters. The cloud has had a gap message for each already.\n\n" +
+			"Exit code: 0 forgotten, 1 not, or there is no such dead letter; 2 wrong command line.",
+		Args: words(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return o.changeQueue(c.Context(), func(q queueAccess) error {
 				if !yes {

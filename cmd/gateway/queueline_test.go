@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,4 +68,49 @@ func TestProgressIsForPeopleOnly(t *testing.T) {
 		t.Errorf("a terminal gets %q", got)
 	}
 	p.end()
+}
+
+func TestWhatASentenceOfTheQueueCountsIsWhatItSays(t *testing.T) {
+	q := control.QueueStatus{Dir: "state/queue", Entries: 1234, Bytes: 2048, Files: 1, Size: 4096, Put: 5000, Acked: 3766, Dropped: 12}
+	line := "queue state/queue: 1,234 waiting (2.0 KiB, in 1 file of 4.0 KiB); 5,000 accepted since it was made, 3,766 of them delivered or told as a gap"
+	if got := queueLine(q, false); got != line {
+		t.Errorf("%q", got)
+	}
+	if got := queueLine(q, true); got != line+"; 12 dropped since the gateway started" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestADropSaysWhatItLeft(t *testing.T) {
+	before := control.LaneStatus{Identity: "press", Entries: 70}
+	for n, want := range map[int64]string{
+		0:  "nothing of press was dropped: 70 messages may be on the way to the hub already\n",
+		6:  "6 messages of press dropped; a gap message tells the cloud; 64 may be on the way to the hub already and wait on\n",
+		70: "70 messages of press dropped; a gap message tells the cloud\n",
+	} {
+		var out bytes.Buffer
+		err := (&queueOptions{}).dropped(streams{out: &out}, before, n)
+		if out.String() != want || (err == nil) != (n > 0) {
+			t.Errorf("%d dropped: %q, %v", n, out.String(), err)
+		}
+	}
+	var out bytes.Buffer
+	if err := (&queueOptions{}).dropped(streams{out: &out}, control.LaneStatus{Identity: "press"}, 0); err != nil || out.String() != "nothing waits for press\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}
+
+func TestAWordThatIsNoCommandIsAWrongCommandLine(t *testing.T) {
+	for _, args := range [][]string{{"chek"}, {"queue", "lst"}, {"queue", "--json", "dead", "shw"}, {"hub", "send"}} {
+		var out, errs bytes.Buffer
+		if code := execute(t.Context(), args, streams{out: &out, err: &errs}); code != exitUsage || out.Len() > 0 || !strings.Contains(errs.String(), "--help'") {
+			t.Errorf("%v: exit code %d\n%s%s", args, code, out.String(), errs.String())
+		}
+	}
+	for _, args := range [][]string{{}, {"queue"}, {"queue", "dead"}, {"hub"}} {
+		var out, errs bytes.Buffer
+		if code := execute(t.Context(), args, streams{out: &out, err: &errs}); code != exitOK || errs.Len() > 0 || !strings.Contains(out.String(), "Available Commands") {
+			t.Errorf("%v: exit code %d\n%s%s", args, code, out.String(), errs.String())
+		}
+	}
 }

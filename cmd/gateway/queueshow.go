@@ -122,7 +122,7 @@ Exit code: 0 all was written, 1 something could not be read or written, 2 wrong 
 func exportFile(ctx context.Context, io streams, q queueAccess, identities []string, path string) error {
 	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 	if err != nil {
-		return err
+		return fmt.Errorf("--output %s: no file can be made there: %w", path, errors.Unwrap(err))
 	}
 	defer os.Remove(file.Name()) // it is not there any more once all went well
 	err = exportEntries(ctx, streams{out: file, err: io.err}, q, identities)

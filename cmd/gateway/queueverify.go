@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,17 +62,21 @@ Exit code: 0 all is as it was written, 1 something is damaged or was set aside, 
 // report shows what verify found and fails if that is trouble.
 func (o *queueOptions) report(io streams, found []verdict) error {
 	trouble := 0
-	t := newTable(io.out, "file", "messages", "size", "verdict")
+	t := newTable(io.out, "file", "records", "size", "verdict")
 	for _, v := range found {
 		name, says := v.File, "sound"
+		records, size := humanize.Comma(v.Records), humanize.IBytes(uint64(v.Bytes))
 		if name == "" {
-			name = "(all messages)"
+			name = "(what waits)"
 		}
 		if v.Trouble != "" {
 			trouble++
 			says = v.Trouble
 		}
-		t.AppendRow(table.Row{name, humanize.Comma(v.Records), humanize.IBytes(uint64(v.Bytes)), says})
+		if v.Trouble == wasSetAside { // and not read
+			records, size = "-", "-"
+		}
+		t.AppendRow(table.Row{name, records, size, says})
 	}
 	if o.asJSON {
 		if err := printJSON(io.out, found); err != nil {
@@ -85,6 +90,9 @@ func (o *queueOptions) report(io streams, found []verdict) error {
 	}
 	return nil
 }
+
+// wasSetAside is the trouble of a file that verify does not read.
+const wasSetAside = "was set aside"
 
 // verifyMessages reads every message of the running gateway's queue.
 func verifyMessages(ctx context.Context, io streams, q queueAccess) ([]verdict, error) {
@@ -110,7 +118,7 @@ func verifyMessages(ctx context.Context, io streams, q queueAccess) ([]verdict, 
 	}
 	found := []verdict{all}
 	for _, path := range page.Aside {
-		found = append(found, verdict{File: filepath.Base(path), Trouble: "was set aside"})
+		found = append(found, verdict{File: filepath.Base(path), Trouble: wasSetAside})
 	}
 	return found, nil
 }
@@ -118,8 +126,13 @@ func verifyMessages(ctx context.Context, io streams, q queueAccess) ([]verdict, 
 // verifyFiles checks every file of a queue that no gateway has.
 func verifyFiles(ctx context.Context, io streams, dir string) ([]verdict, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("%w; name the gateway's --state-dir", err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no queue in %s; name the gateway's --state-dir", filepath.Dir(dir))
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w; run it as root, or as the user of the gateway", err)
+	case err != nil:
+		return nil, err
 	}
 	release, err := keepOut(dir)
 	if err != nil {
@@ -131,7 +144,7 @@ func verifyFiles(ctx context.Context, io streams, dir string) ([]verdict, error)
 	for i, entry := range entries {
 		name := entry.Name()
 		if aside := strings.Contains(name, ".db."); aside {
-			found = append(found, verdict{File: name, Trouble: "was set aside"})
+			found = append(found, verdict{File: name, Trouble: wasSetAside})
 			continue
 		}
 		if filepath.Ext(name) != ".db" {
@@ -226,16 +239,16 @@ func (o *queueOptions) repair(ctx context.Context, io streams) error {
 	if err = errors.Join(err, q.close()); err != nil {
 		return err
 	}
+	trouble := queueTrouble(page.QueueStatus)
 	if o.asJSON {
-		return printJSON(io.out, page.QueueStatus)
+		err = printJSON(io.out, page.QueueStatus)
+	} else {
+		fmt.Fprintf(io.out, "%s\n%s\n", queueLine(page.QueueStatus, false), cmp.Or(trouble, "the queue is sound"))
 	}
-	fmt.Fprintln(io.out, queueLine(page.QueueStatus))
-	if trouble := queueTrouble(page.QueueStatus); trouble != "" {
-		fmt.Fprintln(io.out, trouble)
-		return &failure{code: exitFailed}
+	if trouble != "" {
+		return errors.Join(err, &failure{code: exitFailed})
 	}
-	fmt.Fprintln(io.out, "the queue is sound")
-	return nil
+	return err
 }
 
 // reclaim takes in the files that were set aside because they were not this version's, and tells

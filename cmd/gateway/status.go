@@ -77,7 +77,7 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	for _, reason := range page.Reasons {
 		fmt.Fprintf(w, "  %s\n", reason)
 	}
-	fmt.Fprintln(w, queueLine(page.Queue))
+	fmt.Fprintln(w, queueLine(page.Queue, true))
 	if doubt := clockDoubt(page.Queue); doubt != "" {
 		fmt.Fprintln(w, doubt)
 	}

@@ -78,6 +78,7 @@ type supervisor struct {
 	log     zerolog.Logger
 	probes  []*probe
 	health  atomic.Pointer[status.Health]
+	full    bool // Run's: the queue was at its limit at the last look
 }
 
 func newSupervisor(s *service, log zerolog.Logger) *supervisor {
@@ -127,6 +128,7 @@ func (v *supervisor) Run(ctx context.Context) error {
 		v.service.sample(time.Now())
 		h := v.look(time.Now())
 		v.tell(h)
+		v.tellFull(v.service.Status().Queue)
 		if h.State != status.Stuck {
 			v.notify(daemon.SdNotifyWatchdog)
 		}
@@ -152,6 +154,21 @@ func (v *supervisor) tell(h status.Health) {
 		event.Msg("the gateway is " + string(h.State))
 	}
 	v.notify("STATUS=" + statusLine(h, v.service.Status()))
+}
+
+// tellFull logs when the queue begins to drop or refuse at its limit, and when it does so no more: readings
+// are lost meanwhile, and the gateway may have been degraded for another reason before.
+func (v *supervisor) tellFull(q control.QueueStatus) {
+	full := q.State == queueFull
+	if v.full == full {
+		return
+	}
+	v.full = full
+	if full {
+		v.log.Warn().Int64("waiting", q.Entries).Msg(queueTrouble(q))
+		return
+	}
+	v.log.Info().Uint64("dropped_since_start", q.Dropped).Msg("the queue is not full any more")
 }
 
 // statusLine is the sentence that systemctl shows.

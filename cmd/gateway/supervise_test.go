@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -8,6 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"iothub-gateway/internal/control"
 	"iothub-gateway/internal/status"
 )
 
@@ -51,4 +55,19 @@ func TestALoopThatStandsStillIsFoundAndNobodyElseIsBlamed(t *testing.T) {
 		cancel()
 		synctest.Wait()
 	})
+}
+
+func TestTheLogSaysWhenTheQueueBeginsToDropAndWhenItEnds(t *testing.T) {
+	var log bytes.Buffer
+	v := &supervisor{log: zerolog.New(&log)}
+	full := control.QueueStatus{State: queueFull, Reason: "it drops", Entries: 7, Dropped: 3}
+	for _, q := range []control.QueueStatus{{State: queueWorking}, full, full, {State: queueDegraded, Dropped: 5}, {State: queueWorking, Dropped: 5}} {
+		v.tellFull(q)
+	}
+	want := `{"level":"warn","waiting":7,"message":"the queue is full: it drops"}
+{"level":"info","dropped_since_start":5,"message":"the queue is not full any more"}
+`
+	if log.String() != want {
+		t.Errorf("got\n%swant\n%s", log.String(), want)
+	}
 }
