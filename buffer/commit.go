@@ -288,7 +288,7 @@ func (q *Queue) write(tx *bbolt.Tx, w *work) error {
 		}
 	}
 	if w.purge {
-		return q.purge(log)
+		return q.purge(log, w)
 	}
 	return nil
 }
@@ -315,7 +315,7 @@ func (q *Queue) apply(w *work) {
 		w.puts[i].lane.added(w.from+uint64(i), &w.puts[i])
 	}
 	c.newest.live += w.kept
-	c.newest.total += w.kept + int64(len(w.records))
+	c.newest.total += w.kept + int64(len(w.records)) - w.purged
 	q.moved(w)
 	for _, e := range w.left {
 		w.genOf(e).live--

@@ -2,7 +2,6 @@ package buffer
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
@@ -22,7 +21,8 @@ type gathered struct {
 	entries  []Entry
 	elements []element // the same
 	clocks   *clocks
-	all      bool // no more are there
+	all      bool  // no more are there
+	err      error // why what follows them cannot be read
 }
 
 // packed tells whether the lane's messages behind a sequence are packs: by the configuration, or because
@@ -47,13 +47,16 @@ func (l *Lane) nextPacks(ctx context.Context, after uint64, most int) ([]Entry, 
 		if l.q.isClosed() {
 			return nil, l.q.errClosed()
 		}
-		g, err := l.gather(ctx, after)
-		if err != nil {
+		g := l.gather(ctx, after)
+		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		messages, err := l.cutAndPack(ctx, g, most, g.all && grow.over(g.entries, l.q.cfg.Batch.MaxWait))
+		messages, err := l.cutAndPack(ctx, g, most, g.err != nil || g.all && grow.over(g.entries, l.q.cfg.Batch.MaxWait))
 		if err != nil || len(messages) > 0 {
 			return messages, err
+		}
+		if g.err != nil {
+			return nil, g.err
 		}
 		behind := after
 		if n := len(g.entries); n > 0 && g.all {
@@ -94,28 +97,22 @@ func (g *growing) timer() *time.Timer {
 }
 
 // gather reads what is behind after, as much as a few packs hold.
-func (l *Lane) gather(ctx context.Context, after uint64) (g gathered, err error) {
-	for size := 0; size < maxReadBytes; {
+func (l *Lane) gather(ctx context.Context, after uint64) (g gathered) {
+	for size := 0; size < maxReadBytes && g.err == nil; {
 		v, _ := l.look(after, maxRead)
 		if g.clocks == nil {
 			g.clocks = v.clocks
 		}
 		if len(v.elements) == 0 || g.clocks != v.clocks {
 			g.all = len(v.elements) == 0
-			return g, nil
+			return g
 		}
-		entries, _, err := l.read(ctx, v.elements, v.clocks)
-		if errors.Is(err, ErrDamaged) && len(g.entries) == 0 {
-			err = l.q.condemn(ctx, l, v.elements[0], err)
+		var entries []Entry
+		if entries, _, g.err = l.read(ctx, v.elements, v.clocks); errors.Is(g.err, ErrDamaged) {
+			g.err = l.q.condemn(ctx, l, v.elements[0], g.err)
 		}
-		if err != nil && len(g.entries) > 0 {
-			return g, nil // the next call comes upon it
-		}
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return g, err
+		if g.err == nil {
+			g.err = ctx.Err()
 		}
 		for i := range entries { // none if they were acknowledged while they were read
 			size += itemLen(&entries[i])
@@ -124,7 +121,7 @@ func (l *Lane) gather(ctx context.Context, after uint64) (g gathered, err error)
 		g.entries = append(g.entries, entries...)
 		g.elements = append(g.elements, v.elements[:len(entries)]...)
 	}
-	return g, nil
+	return g
 }
 
 // cutAndPack makes messages of what was gathered, as far as it is decided where they end: at most most. They
@@ -338,23 +335,6 @@ func (l *Lane) setCuts(ends []uint64) {
 	}
 }
 
-// cutsValue stores ends.
-func cutsValue(number uint32, ends []uint64) value {
-	content := make([]byte, 0, 8*len(ends))
-	for _, end := range ends {
-		content = binary.BigEndian.AppendUint64(content, end)
-	}
-	return value{bucketCuts, numberKey(number), content}
-}
-
-// parseCuts reads what cutsValue stores.
-func parseCuts(content []byte) (ends []uint64, ok bool) {
-	for ; len(content) >= 8; content = content[8:] {
-		ends = append(ends, binary.BigEndian.Uint64(content))
-	}
-	return ends, len(content) == 0 && slices.IsSorted(ends)
-}
-
 // halve cuts the lane's oldest pack, which ends at seq, in two; false if it is no pack of several.
 func (l *Lane) halve(ctx context.Context, seq uint64) (halved bool, err error) {
 	l.mu.Lock()
@@ -370,45 +350,4 @@ func (l *Lane) halve(ctx context.Context, seq uint64) (halved bool, err error) {
 		return false, nil
 	}
 	return true, l.q.cut(ctx, cutting{lane: l, ends: []uint64{middle[len(middle)-1].last}, half: true})
-}
-
-// The values in the bucket of cuts that are no cuts.
-const (
-	keyBatch    = "batch" // whether packs were on when the queue was opened last
-	plainSuffix = "p"     // behind an identity number: spans (8 and 8 bytes) that stay plain
-)
-
-// keepPlain finds out which entries may have been sent as they were put, if packs were off before and are
-// on now, and returns what is to be stored about it.
-func (q *Queue) keepPlain(l *loader) (values []value) {
-	on := q.cfg.Batch.MaxBytes > 0
-	before := string(l.other[bucketCuts+keyBatch].content) == "1"
-	for number, lane := range q.committer.byNumber {
-		key := append(numberKey(number), plainSuffix...)
-		content := l.other[bucketCuts+string(key)].content
-		for ; len(content) >= 16; content = content[16:] {
-			s := span{binary.BigEndian.Uint64(content), binary.BigEndian.Uint64(content[8:])}
-			if s.to > lane.gone {
-				lane.plain = append(lane.plain, s)
-			}
-		}
-		behind := max(lane.gone, lane.layout(0).last())
-		if !on || before || lane.handed <= behind {
-			continue
-		}
-		lane.plain = append(lane.plain, span{behind, lane.handed})
-		var stored []byte
-		for _, s := range lane.plain {
-			stored = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(stored, s.behind), s.to)
-		}
-		values = append(values, value{bucketCuts, key, stored})
-	}
-	if on != before {
-		content := []byte("0")
-		if on {
-			content = []byte("1")
-		}
-		values = append(values, value{bucketCuts, []byte(keyBatch), content})
-	}
-	return values
 }

@@ -24,6 +24,7 @@ type work struct {
 	cuts    []cutting
 	clocks  clocks // nil: as before
 	purge   bool   // take out of the log what has left
+	purged  int64  // so many records
 	moves   []move // elements among records that are moved here
 	source  *generation
 	upTo    []byte // the last key of source that was looked at
@@ -115,7 +116,7 @@ func (q *Queue) planAcks(w *work, acked []*Lane) error {
 	// Every lane gets the same share, so that none waits for another's long list.
 	share := max(1, maxAcks/max(1, len(acked)))
 	elements := q.committer.elements[:0]
-	for _, l := range acked {
+	for i, l := range acked {
 		from := len(elements)
 		var all bool
 		elements, all = l.ackedElements(elements, share)
@@ -125,6 +126,7 @@ func (q *Queue) planAcks(w *work, acked []*Lane) error {
 		}
 		if left := elements[from:]; len(left) > 0 {
 			if err := q.planMark(w, l, left); err != nil {
+				q.committer.held = append(q.committer.held, acked[i+1:]...) // undo holds the others
 				return err
 			}
 		}

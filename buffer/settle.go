@@ -78,8 +78,8 @@ func (q *Queue) settle() error {
 }
 
 func (q *Queue) undecided(err error) error {
+	q.committer.retryAt = time.Now().Add(retryDelay) // before the timer, which must not ring too early
 	q.committer.retry = time.After(retryDelay)
-	q.committer.retryAt = time.Now().Add(retryDelay)
 	return fmt.Errorf("buffer: queue file %s: %w; whether the last entries are stored is decided when it can be opened again", q.committer.newest.path, err)
 }
 

@@ -154,11 +154,10 @@ func outOfSpace(err error) bool {
 
 // purge takes records that have left out of the newest log, for when there is no space to begin a new
 // file: the pages are used again.
-func (q *Queue) purge(log *bbolt.Bucket) error {
-	newest := q.committer.newest
+func (q *Queue) purge(log *bbolt.Bucket, w *work) error {
 	c := log.Cursor()
 	k, _ := c.First()
-	for n := 0; k != nil && n < maxPurge; {
+	for k != nil && w.purged < maxPurge {
 		global, number, ok := parseKey(k)
 		l := q.committer.byNumber[number]
 		if !ok || l == nil || l.change != nil || l.has(global) {
@@ -168,8 +167,7 @@ func (q *Queue) purge(log *bbolt.Bucket) error {
 		if err := c.Delete(); err != nil {
 			return err
 		}
-		n++
-		newest.total--
+		w.purged++
 		k, _ = c.Seek(binary.BigEndian.AppendUint64(nil, global)) // the next one
 	}
 	return nil
