@@ -192,7 +192,7 @@ func (q *Queue) correct() error {
 	return q.execute(w)
 }
 
-// loadClocks takes the stored corrections over, the newest ones.
+// loadClocks takes the stored corrections over, the newest ones, and empties the others.
 func (q *Queue) loadClocks(other map[string]value) {
 	c := clocks{}
 	for _, v := range other {
@@ -206,6 +206,8 @@ func (q *Queue) loadClocks(other map[string]value) {
 					}
 				}
 				delete(c, oldest)
+				key := numberKey(oldest)
+				other[bucketClock+string(key)] = value{bucketClock, key, nil} // opening removes it from the file
 			}
 		}
 	}

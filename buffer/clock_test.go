@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	gateway "iothub-gateway"
 )
 
@@ -190,4 +192,28 @@ func TestCorrectionsAreStoredAsTheyAre(t *testing.T) {
 			t.Errorf("%x was taken", content)
 		}
 	}
+}
+
+func TestTheFileRemembersNoMoreBootsThanTheMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		for n := range 2 * maxBoots {
+			m.boot = uint32(n + 1)
+			m.start()
+			m.put(n + 1)
+			m.stop()
+		}
+		m.start()
+		defer m.stop()
+		stored := 0
+		err := m.q.places.newest().view(t.Context(), func(tx *bbolt.Tx) error {
+			return eachValue(tx, bucketClock, 4, func(_, _ []byte) error {
+				stored++
+				return nil
+			})
+		})
+		if err != nil || stored != maxBoots {
+			t.Errorf("%d boots are stored, %v", stored, err)
+		}
+	})
 }
