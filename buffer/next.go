@@ -27,6 +27,7 @@ const (
 // error that wraps ErrFormat is about the entry after the last that was returned: a newer program
 // wrote it, and this lane stays there while others go on.
 func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error) {
+	defer l.waitsNoMore()
 	if l.packed(after) {
 		return l.nextPacks(ctx, after, max)
 	}
@@ -90,6 +91,13 @@ func (l *Lane) holdsBack(ctx context.Context) bool {
 }
 
 func clampRead(n int) int { return min(max(n, 1), maxRead) }
+
+// waitsNoMore forgets what a reader that was held up wanted: it has got it, or has left.
+func (l *Lane) waitsNoMore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted = 0
+}
 
 // from is the sequence behind which a reader goes on that wants what is behind after.
 func (l *Lane) from(after uint64) uint64 { return max(after, l.acked, l.gone) }
