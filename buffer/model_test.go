@@ -164,7 +164,7 @@ func (m *model) open() {
 		l.read = 0
 		l.acked = int(c.Acked) // acknowledgements may have been lost
 		m.readAll(i, l, 0, func(seen, last int, _ buffer.Entry) {
-			if seen <= buffer.MaxInFlight {
+			if seen < buffer.MaxInFlight {
 				l.handed = max(l.handed, last)
 			}
 		})
@@ -183,8 +183,8 @@ func (m *model) readAll(i int, l *modelLane, after int, see func(seen, last int,
 			if after, err = l.next(e, after); err != nil {
 				m.Fatalf("lane %d: %v", i, err)
 			}
-			seen++
 			see(seen, after, e)
+			seen += max(1, e.Packed)
 		}
 	}
 }

@@ -223,7 +223,7 @@ func TestWhatADeviceSawAnsweredSurvivesAKillRightAfter(t *testing.T) {
 		}
 	}
 	gateway := plant.ready()
-	plant.node("2", "2")
+	plant.node("1", "2", "2")
 	gateway.kill()
 	if n := hub.Received(); n != 0 {
 		t.Fatalf("%d messages came through a hub that was closed", n)
@@ -233,10 +233,10 @@ func TestWhatADeviceSawAnsweredSurvivesAKillRightAfter(t *testing.T) {
 	plant.arrive([]int{0, 1, 1, 2}, []int{2, 3})
 }
 
-// node posts so many reports of so many records as tank with the JavaScript client, and wants 2.04 to each.
-func (r *reporters) node(count, records string) {
+// node posts so many reports of so many records, numbered from first, as tank with the JavaScript client, and wants 2.04 to each.
+func (r *reporters) node(first, count, records string) {
 	r.t.Helper()
-	got := peer(r.t, "node", "npm/post.js", r.plain, "/v1/tank", count, records)
+	got := peer(r.t, "node", "npm/post.js", r.plain, "/v1/tank", first, count, records)
 	n, err := strconv.Atoi(count)
 	if err != nil || got.code != 0 || got.stdout != strings.Repeat("2.04\n", n) {
 		r.t.Errorf("node posted %s reports: exit code %d\n%s%s", count, got.code, got.stdout, got.stderr)
@@ -246,7 +246,7 @@ func (r *reporters) node(count, records string) {
 func TestTheJavaScriptClientReportsWholeAndInBlocks(t *testing.T) {
 	plant := newReporters(t, startHub(t))
 	plant.ready()
-	plant.node("5", "2")
-	plant.node("3", "150")
-	plant.arrive([]int{1, 2, 3, 4, 5, 1, 2, 3}, nil)
+	plant.node("1", "5", "2")
+	plant.node("6", "3", "150")
+	plant.arrive([]int{1, 2, 3, 4, 5, 6, 7, 8}, nil)
 }

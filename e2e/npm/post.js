@@ -1,11 +1,11 @@
-// node post.js PORT PATH COUNT RECORDS: POSTs COUNT reports of RECORDS SenML records each, one after the
+// node post.js PORT PATH FIRST COUNT RECORDS: POSTs COUNT reports, numbered from FIRST, of RECORDS SenML records each, one after the
 // other, over CoAP and prints the code of every answer. The record "n" is the number of the report. What
 // does not fit one datagram goes in blocks of 256 bytes.
 'use strict'
 
 const coap = require('coap')
 
-const [port, path, count, records] = process.argv.slice(2)
+const [port, path, first, count, records] = process.argv.slice(2)
 
 function report (n) {
   const all = []
@@ -22,7 +22,7 @@ function post (n) {
   request.on('response', (response) => {
     console.log(response.code)
     response.resume()
-    if (n < Number(count)) setImmediate(post, n + 1) // the client first has to let go of its socket
+    if (n < Number(first) + Number(count) - 1) setImmediate(post, n + 1) // the client first has to let go of its socket
   })
   request.on('error', (error) => {
     console.error(String(error))
@@ -31,4 +31,4 @@ function post (n) {
   request.end(body)
 }
 
-post(1)
+post(Number(first))
