@@ -15,8 +15,9 @@ import (
 func TestNoMoreIsSentThanARestartTakesForSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, _, _ := startFaulty(t, queuePath(t))
-		put(t, q, messages("a", 1, 500)...)
-		for sent := 0; sent < 500; {
+		const all = 4 * buffer.MaxInFlight
+		put(t, q, messages("a", 1, all)...)
+		for sent := 0; sent < all; {
 			entries := next(t, q.Lane("a"), uint64(sent), 1)
 			sent = int(entries[len(entries)-1].Seq)
 			if gone := int(q.Stats().Lanes["a"].Acked); sent-gone > buffer.MaxInFlight {

@@ -111,6 +111,19 @@ func TestWhatWasPackedStaysSoWhenPacksAreSwitchedOff(t *testing.T) {
 	}
 }
 
+func TestLookingAtAQueueOfPacksDoesNotChangeThem(t *testing.T) {
+	cfg := buffer.Config{Dir: queuePath(t), Batch: buffer.Batch{MaxBytes: 2048, MaxWait: time.Hour}}
+	q, stop := startWith(t, cfg)
+	put(t, q, messages("a", 1, 100)...)
+	stop()
+	_, stop = startWith(t, buffer.Config{Dir: cfg.Dir, Inspect: true})
+	stop()
+	q, _ = startWith(t, cfg)
+	if first := packed(t, q, 0, 1, 100)[0]; first.Packed < 2 {
+		t.Errorf("the first message is %s %s", first.ID(), first.Telemetry.Body)
+	}
+}
+
 func TestAnEntryWaitsForOthersButNotForLong(t *testing.T) {
 	q, _ := startWith(t, buffer.Config{Dir: queuePath(t), Batch: buffer.Batch{MaxBytes: 1 << 16, MaxWait: 300 * time.Millisecond}})
 	first := message("a", 1)

@@ -31,8 +31,11 @@ const (
 // keepPlain finds out which entries may have been sent as they were put, if packs were off before and are
 // on now, and returns what is to be stored about it.
 func (q *Queue) keepPlain(l *loader) (values []value) {
-	on := q.cfg.Batch.MaxBytes > 0
 	before := string(l.other[bucketCuts+keyBatch].content) == "1"
+	on := q.cfg.Batch.MaxBytes > 0
+	if q.cfg.Inspect {
+		on = before
+	}
 	for number, lane := range q.committer.byNumber {
 		key := append(numberKey(number), plainSuffix...)
 		content := l.other[bucketCuts+string(key)].content

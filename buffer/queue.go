@@ -45,6 +45,9 @@ type Config struct {
 	// WhenFull is what a Put does that would exceed a limit of size.
 	WhenFull WhenFull
 	Batch    Batch
+	// Inspect opens the queue for a tool that delivers nothing and does not know Batch: whether messages are
+	// packs stays as it was.
+	Inspect bool
 	// GenerationBytes is how large a file gets before the next one is begun; 0: 64 MiB.
 	GenerationBytes int64
 	// Clock is the time and whether it is to be believed; nil: time.Now, always.

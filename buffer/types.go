@@ -29,7 +29,7 @@ type Batch struct {
 // a restart the queue takes it that so many may have been sent before, and neither drops nor changes
 // them. Half of it is for acknowledgements that wait for their commit, the other half for what a reader
 // may have in flight.
-const MaxInFlight = 64
+const MaxInFlight = 512
 
 // Entry is one message of a lane: an entry that was put, a pack of several, or a gap.
 type Entry struct {

@@ -98,7 +98,7 @@ func TestAllLanesTogetherKeepTheRateAndTakeTurns(t *testing.T) {
 			for range 5 {
 				lanes = append(lanes, lane(ctx, s, backlog, 0, 16))
 			}
-			time.Sleep(100 * time.Second)
+			<-time.After(100 * time.Second)
 			synctest.Wait()
 			var all int64
 			least, most := lanes[0].Load(), lanes[0].Load()
@@ -127,7 +127,7 @@ func TestALiveLaneIsNotHeldUpByManyBacklogs(t *testing.T) {
 			}()
 		}
 		fresh := lane(ctx, s, live, 100*time.Millisecond, 1) // needs less than its part
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		synctest.Wait()
 		between(t, "live", fresh, 150, 200) // 10 a second, less what a turn takes
 		if all := old.Load() + fresh.Load(); all < 1990 || all > 2015 {
@@ -139,7 +139,7 @@ func TestALiveLaneIsNotHeldUpByManyBacklogs(t *testing.T) {
 func TestTheShareDividesTheRateWhileBothHaveMoreThanEnough(t *testing.T) {
 	shaping(t, 100, 0.25, func(ctx context.Context, s *shaper) {
 		fresh, old := lane(ctx, s, live, 0, 16), lane(ctx, s, backlog, 0, 16)
-		time.Sleep(20 * time.Second)
+		<-time.After(20 * time.Second)
 		synctest.Wait()
 		between(t, "live", fresh, 490, 515)
 		between(t, "backlog", old, 1475, 1515)
@@ -149,7 +149,7 @@ func TestTheShareDividesTheRateWhileBothHaveMoreThanEnough(t *testing.T) {
 func TestAPauseIsNotMadeUpForByAFlood(t *testing.T) {
 	shaping(t, 100, 0.5, func(ctx context.Context, s *shaper) {
 		s.take(ctx, live, 1)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		sent := lane(ctx, s, live, 0, 1000)
 		synctest.Wait()
 		between(t, "at once", sent, 1, 10)

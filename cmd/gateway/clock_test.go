@@ -107,7 +107,7 @@ func TestAClockThatStandsBeforeItsLastGoodTimeIsWrongAfterARestart(t *testing.T)
 		c := &clock{look: func() reading { return reading{wall: time.Now(), sync: synchronised} }}
 		ended := make(chan error, 1)
 		go func() { ended <- c.remember(ctx, state) }()
-		time.Sleep(10*clockEvery + 1)
+		<-time.After(10*clockEvery + 1)
 		cancel()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestAClockThatStandsBeforeItsLastGoodTimeIsWrongAfterARestart(t *testing.T)
 		bad := &clock{look: func() reading { return reading{wall: time.Now().Add(365 * 24 * time.Hour), sync: unsynchronised} }}
 		ctx, cancel = context.WithCancel(t.Context())
 		go func() { ended <- bad.remember(ctx, state) }()
-		time.Sleep(2 * clockEvery)
+		<-time.After(2 * clockEvery)
 		cancel()
 		<-ended
 		c.recall(state)

@@ -20,7 +20,7 @@ func openQueue(o *queueOptions) (*buffer.Queue, error) {
 	if _, err := os.Stat(o.queueDir()); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no queue in %s; name the gateway's --state-dir", o.state)
 	}
-	q, err := buffer.Open(buffer.Config{Dir: o.queueDir(), Check: queueFileCheck()})
+	q, err := buffer.Open(buffer.Config{Dir: o.queueDir(), Inspect: true, Check: queueFileCheck()})
 	if errors.Is(err, buffer.ErrInUse) {
 		return nil, fmt.Errorf("%w; name the --runtime-dir of the gateway that runs on it, or stop that", err)
 	}
@@ -33,35 +33,38 @@ func openQueue(o *queueOptions) (*buffer.Queue, error) {
 	return q, nil
 }
 
-// readQueue is the running gateway's queue, or else the one on disk, for looking.
-func readQueue(ctx context.Context, o *queueOptions) (queueAccess, error) {
+// daemonOrFiles is the access to the running gateway's queue; without one the queue is opened and returned.
+func daemonOrFiles(ctx context.Context, o *queueOptions) (queueAccess, *buffer.Queue, error) {
 	asked, running, err := askDaemon(ctx, o)
 	if running || err != nil {
-		return asked, err
+		return asked, nil, err
 	}
 	q, err := openQueue(o)
 	if err != nil {
-		return queueAccess{}, err
+		return queueAccess{}, nil, err
 	}
-	access := accessTo(q, o.queueDir())
+	return accessTo(q, o.queueDir()), q, nil
+}
+
+// readQueue is the running gateway's queue, or else the one on disk, for looking.
+func readQueue(ctx context.Context, o *queueOptions) (queueAccess, error) {
+	access, q, err := daemonOrFiles(ctx, o)
+	if q == nil {
+		return access, err
+	}
 	access.close = func() error { return errors.Join(q.Close(), leaveToOwner(o.state)) }
 	return access, nil
 }
 
 // writeQueue is the running gateway's queue, or else the one on disk, for changing.
 func writeQueue(ctx context.Context, o *queueOptions) (queueAccess, error) {
-	asked, running, err := askDaemon(ctx, o)
-	if running || err != nil {
-		return asked, err
-	}
-	q, err := openQueue(o)
-	if err != nil {
-		return queueAccess{}, err
+	access, q, err := daemonOrFiles(ctx, o)
+	if q == nil {
+		return access, err
 	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
 	go func() { ended <- q.Run(work) }()
-	access := accessTo(q, o.queueDir())
 	access.close = func() error {
 		stop()
 		return errors.Join(<-ended, q.Close(), leaveToOwner(o.state))

@@ -39,6 +39,7 @@ const (
 	Note                        // the program said Data
 )
 
+// String is the kind in one word, as it stands in a record: "write", "fsync-failed".
 func (k Kind) String() string {
 	names := [...]string{"", "create", "mkdir", "rename", "remove", "write", "truncate", "fsync", "fsync-failed", "sync", "note"}
 	if int(k) >= len(names) {
