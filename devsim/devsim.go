@@ -5,19 +5,23 @@
 // a point does in a plant. Measurements swing within their range, counters count, bits toggle, and
 // what may be written keeps what was written. A register is the only place where its value stands,
 // so points that share a register always agree. What moves depends on the seed and the time alone.
-// Faults are dials that can be turned while it runs.
+// Every wire of the mapping is spoken: Modbus TCP, Modbus Security, RTU and ASCII over TCP, and serial lines.
+// Faults are dials that can be turned, and a script that can be played, while it runs.
 //
 // What is polled stands in a Sim, behind Modbus servers. What reports by itself over CoAP are
 // Sensors, and of them Value says what the last report said.
 //
-// It knows the mapping's words, never the adapters' code: its Modbus server, its byte orders, its
+// It knows the mapping's words, never the adapters' code: its Modbus server, its framings, its byte orders, its
 // SenML and its scaling are its own, so that a mistake of the adapter is not answered by the same
 // mistake here.
 package devsim
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -37,8 +41,8 @@ type Config struct {
 	Seed int64
 	// Listen is the host that the servers listen on, without a port; "" means 127.0.0.1.
 	Listen string
-	// Fixed listens on the ports of the mapping instead of free ones. Two links with one port then
-	// cannot be simulated together.
+	// Fixed listens on the ports of the mapping instead of free ones, and puts serial ports at its paths
+	// instead of a temporary directory. Two links with one port then cannot be simulated together.
 	Fixed bool
 	// StrictHoles answers exception 2 to a read that touches an address which no point covers;
 	// without it such addresses read as 0.
@@ -52,13 +56,15 @@ type Config struct {
 type Sim struct {
 	plant  *mapping.Plant
 	log    zerolog.Logger
+	papers *Papers // nil: no link has TLS
 	links  map[string]*link
 	points map[gateway.PointID]*point
 	now    func() time.Time
 }
 
-// New builds the devices and binds one listener a link, on a free port unless cfg.Fixed. It starts
-// no goroutine; connections are answered once Run runs, and Run also gives the ports back.
+// New builds the devices and binds one listener a link, on a free port unless cfg.Fixed; a serial line
+// becomes a pseudo-terminal at the line's own pace. It starts no goroutine; connections are answered once
+// Run runs, and Run also gives the ports back.
 func New(cfg Config) (*Sim, error) {
 	if cfg.Listen == "" {
 		cfg.Listen = "127.0.0.1"
@@ -90,32 +96,24 @@ func (s *Sim) addLink(cfg Config, c modbus.Config, north map[gateway.PointID]gat
 	if s.links[c.Name] != nil {
 		return fmt.Errorf("devsim: two links are called %q: give them different names", c.Name)
 	}
-	if c.Framing != modbus.MBAP || c.TLS != nil {
-		return fmt.Errorf("devsim: link %s: only Modbus TCP can be simulated, not %s at %s", c.Name, c.Framing, c.Address)
-	}
-	port := "0"
-	if cfg.Fixed {
-		_, fixed, err := net.SplitHostPort(c.Address)
-		if err != nil {
-			return fmt.Errorf("devsim: link %s: address %q: %w", c.Name, c.Address, err)
-		}
-		port = fixed
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Listen, port))
-	if err != nil && cfg.Fixed {
-		return fmt.Errorf("devsim: link %s: %w: end what uses port %s, or listen on free ports", c.Name, err, port)
-	}
+	listener, err := s.listen(cfg, c)
 	if err != nil {
 		return fmt.Errorf("devsim: link %s: %w", c.Name, err)
 	}
 	l := &link{
 		name:     c.Name,
 		listener: listener,
+		wire:     framerOf(c),
+		shared:   c.Framing != modbus.MBAP,
 		units:    make(map[uint8]*unit),
 		now:      func() time.Time { return s.now() },
 		log:      cfg.Log.With().Str("link", c.Name).Logger(),
 		dials:    make(map[uint8]dial),
+		random:   rand.New(rand.NewPCG(uint64(cfg.Seed), uint64(len(s.links)))),
 		conns:    make(map[net.Conn]struct{}),
+	}
+	if c.Serial != nil {
+		l.clock = newLineClock(*c.Serial)
 	}
 	for _, d := range c.Devices {
 		u := l.units[d.Unit]
@@ -137,6 +135,37 @@ func (s *Sim) addLink(cfg Config, c modbus.Config, north map[gateway.PointID]gat
 	return nil
 }
 
+// listen binds where a link's clients come in.
+func (s *Sim) listen(cfg Config, c modbus.Config) (net.Listener, error) {
+	if c.Serial != nil {
+		path := ""
+		if cfg.Fixed {
+			path = c.Address
+		}
+		return newPort(path)
+	}
+	port := "0"
+	if cfg.Fixed {
+		_, fixed, err := net.SplitHostPort(c.Address)
+		if err != nil {
+			return nil, fmt.Errorf("address %q: %w", c.Address, err)
+		}
+		port = fixed
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Listen, port))
+	switch {
+	case err != nil && cfg.Fixed:
+		return nil, fmt.Errorf("%w: end what uses port %s, or listen on free ports", err, port)
+	case err != nil || c.TLS == nil:
+		return listener, err
+	}
+	server, err := s.secure(cfg.Listen, c.TLS.Certificate != "")
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return tls.NewListener(listener, server), nil
+}
+
 // Run answers requests until ctx ends and then returns nil; by then every connection and listener is
 // closed. A Sim runs once: a second Run returns an error.
 func (s *Sim) Run(ctx context.Context) error {
@@ -149,7 +178,8 @@ func (s *Sim) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Addr is the host:port that the link of this name listens on, "" if there is no such link.
+// Addr is the host:port that the link of this name listens on, or the path of its serial port; "" if there
+// is no such link.
 func (s *Sim) Addr(link string) string {
 	l := s.links[link]
 	if l == nil {

@@ -49,7 +49,7 @@ func TestAMappingThatCannotBeSimulatedLeavesNoPortTaken(t *testing.T) {
 	free.Close()
 	for says, links := range map[string][]modbus.Config{
 		`two links are called "a"`: {{Name: "a", Address: first}, {Name: "a", Address: "10.0.0.1:1"}},
-		"only Modbus TCP":          {{Name: "a", Address: first}, {Name: "b", Address: "/dev/ttyS0", Framing: modbus.RTU}},
+		"existing directories":     {{Name: "a", Address: first}, {Name: "b", Address: "/nowhere/ttyS0", Framing: modbus.RTU, Serial: line9600()}},
 		"missing port":             {{Name: "a", Address: first}, {Name: "b", Address: "10.0.0.1"}},
 	} {
 		if _, err := New(Config{Plant: &mapping.Plant{Links: links}, Fixed: true}); err == nil || !strings.Contains(err.Error(), says) {

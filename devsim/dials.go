@@ -2,6 +2,7 @@ package devsim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -29,6 +30,36 @@ func (s *Sim) Drop(link string) {
 	l := s.mustLink(link)
 	l.drop()
 	l.log.Info().Msg("connections dropped")
+}
+
+// Play replaces the faults of every link that the script names, and counts anew. The error names a link
+// that the mapping does not have; nothing has changed then.
+func (s *Sim) Play(script Script) error {
+	for name := range script {
+		if s.links[name] == nil {
+			return fmt.Errorf("devsim: fault script: %q: %w", name, errNoLink)
+		}
+	}
+	for name, faults := range script {
+		s.links[name].play(faults)
+	}
+	return nil
+}
+
+// Fired is how often each fault of a link's script has been done since it was played.
+func (s *Sim) Fired(link string) []int {
+	l := s.mustLink(link)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.fired)
+}
+
+// Line is what a serial link has carried; the zero Line if the link is none.
+func (s *Sim) Line(link string) Line {
+	if c := s.mustLink(link).clock; c != nil {
+		return c.line()
+	}
+	return Line{}
 }
 
 // mustLink finds a link. A name that is not in the mapping is a mistake in the calling program: a

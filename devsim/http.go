@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,7 +21,7 @@ const maxBody = 64 << 10
 type DeviceState struct {
 	Name      string       `json:"name"`
 	Link      string       `json:"link"`
-	Address   string       `json:"address"` // host:port that its link listens on
+	Address   string       `json:"address"` // host:port that its link listens on, or the path of its serial port
 	Unit      uint8        `json:"unit"`
 	Mute      bool         `json:"mute"`
 	Exception byte         `json:"exception"` // 0: none
@@ -52,7 +53,10 @@ type dialChange struct {
 //	GET  /points/{device}/{point}     one PointState
 //	PUT  /points/{device}/{point}     {"value": 21.5} holds it; null is "not available"; answers PointState
 //	POST /links/{link}/units/{unit}   {"mute": true, "exception": 2, "delay": "200ms"}, each of them optional
-//	POST /links/{link}/drop           closes the connections of the link
+//	POST /links/{link}/drop           closes the connections of the link; a serial line is plugged in anew
+//	PUT  /faults                      a fault script, see ReadScript, for the links that it names
+//	GET  /tls/{ca,client}.pem         the authority that signs the devices, and a certificate with its key that
+//	                                  they accept, of a plant that has links with TLS
 //
 // It answers 404 for what the mapping does not have and 400 for a value that is not possible, both
 // with {"error": "..."}. It asks nobody who they are: serve it where only the tester can reach it.
@@ -65,6 +69,8 @@ func (s *Sim) Handler() http.Handler {
 	mux.HandleFunc("PUT /points/{device}/{point}", s.putPoint)
 	mux.HandleFunc("POST /links/{link}/units/{unit}", s.postUnit)
 	mux.HandleFunc("POST /links/{link}/drop", s.postDrop)
+	mux.HandleFunc("PUT /faults", s.putFaults)
+	mux.HandleFunc("GET /tls/{file}", s.getPapers)
 	return mux
 }
 
@@ -198,6 +204,29 @@ func (s *Sim) postDrop(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+func (s *Sim) putFaults(w http.ResponseWriter, r *http.Request) {
+	script, err := ReadScript(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		err = s.Play(script)
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Sim) getPapers(w http.ResponseWriter, r *http.Request) {
+	papers, file := s.Papers(), r.PathValue("file")
+	texts := map[string][]byte{"ca.pem": papers.CA, "client.pem": slices.Concat(papers.Certificate, papers.Key)}
+	if texts[file] == nil {
+		fail(w, errNoPapers)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, _ = w.Write(texts[file]) // as in reply
+}
+
 var errNoLink = errors.New("the mapping has no such link")
 
 func (s *Sim) findLink(r *http.Request) (*link, error) {
@@ -219,7 +248,7 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
-	if errors.Is(err, gateway.ErrUnknownPoint) || errors.Is(err, errNoLink) || errors.Is(err, errNoSensor) {
+	if errors.Is(err, gateway.ErrUnknownPoint) || errors.Is(err, errNoLink) || errors.Is(err, errNoPapers) || errors.Is(err, errNoSensor) {
 		status = http.StatusNotFound
 	}
 	reply(w, status, map[string]string{"error": err.Error()})

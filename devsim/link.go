@@ -1,28 +1,18 @@
 package devsim
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 )
-
-// Sizes of a Modbus/TCP frame (MB-1, MB-9).
-const (
-	headerBytes = 7
-	maxPDU      = 253
-	maxFrame    = headerBytes + maxPDU
-)
-
-var errNotModbus = errors.New("not a Modbus/TCP frame")
 
 // dial is how one unit misbehaves; the zero value is a unit in good health.
 type dial struct {
@@ -31,17 +21,23 @@ type dial struct {
 	delay     time.Duration
 }
 
-// link is one Modbus TCP server with the units behind it.
+// link is one Modbus server, or the far end of a serial line, with the units behind it.
 type link struct {
 	name     string
-	listener net.Listener
+	listener net.Listener // of a serial line, the port that is plugged in
+	wire     framer
+	shared   bool            // the units hear every request themselves: there is nobody to answer for those that are not there
 	units    map[uint8]*unit // fixed by New
 	now      func() time.Time
 	log      zerolog.Logger
 	requests atomic.Uint64
+	clock    *lineClock // of a serial line; nil: as fast as it goes
 
 	mu      sync.Mutex // guards the fields below
 	dials   map[uint8]dial
+	script  []Fault
+	fired   []int // how often each fault was done
+	random  *rand.Rand
 	conns   map[net.Conn]struct{}
 	stopped bool
 }
@@ -108,66 +104,70 @@ func (l *link) attend(ctx context.Context, conn net.Conn) {
 		delete(l.conns, conn)
 		l.mu.Unlock()
 	}()
-	if err := l.converse(ctx, conn); errors.Is(err, errNotModbus) {
+	if err := newSession(l, conn).converse(ctx); errors.Is(err, errNotModbus) {
 		l.log.Warn().Err(err).Stringer("peer", conn.RemoteAddr()).Msg("connection closed")
 	}
 }
 
-// converse answers requests one after the other, in the order they came, until the connection ends.
-func (l *link) converse(ctx context.Context, conn io.ReadWriter) error {
-	in := bufio.NewReaderSize(conn, 2*maxFrame)
-	frame, out := make([]byte, maxFrame), make([]byte, 0, maxFrame)
-	for {
-		request, err := readFrame(in, frame)
-		if err != nil {
-			return err
-		}
-		l.requests.Add(1)
-		d := l.dial(request[6])
-		if d.mute {
-			continue
-		}
-		out = l.respond(out[:0], request, d)
-		if d.delay > 0 && !wait(ctx, d.delay) {
-			return ctx.Err()
-		}
-		if _, err := conn.Write(out); err != nil {
-			return err
-		}
-	}
-}
-
-// respond appends the answer to one request frame. A unit that is not in the mapping is answered for
-// like a serial gateway does for a silent slave (MB-8).
-func (l *link) respond(out, request []byte, d dial) []byte {
-	pdu := request[headerBytes:]
-	out = append(out, request[:headerBytes]...)
-	u := l.units[request[6]]
+// respond is the answer to a request; false if there is none. A unit that is not in the mapping is
+// answered for like a serial gateway does for a silent slave (MB-8), but on a line of its own it is silent.
+// There, unit 0 is every unit, and none answers (MB-26).
+func (l *link) respond(r frame, d dial) (frame, bool) {
+	pdu, now := make([]byte, 0, maxPDU), tickOf(l.now())
+	u := l.units[r.unit]
 	switch {
 	case d.exception != 0:
-		out = appendException(out, pdu[0], exception(d.exception))
+		pdu = appendException(pdu, r.pdu[0], exception(d.exception))
+	case l.shared && r.unit == 0:
+		for id, u := range l.units {
+			if !l.dial(id).mute {
+				u.answer(nil, r.pdu, now)
+			}
+		}
+		return frame{}, false
+	case u == nil && l.shared:
+		return frame{}, false
 	case u == nil:
-		out = appendException(out, pdu[0], targetNoResponse)
+		pdu = appendException(pdu, r.pdu[0], targetNoResponse)
 	default:
-		out = u.answer(out, pdu, tickOf(l.now()))
+		pdu = u.answer(pdu, r.pdu, now)
 	}
-	binary.BigEndian.PutUint16(out[4:], uint16(len(out)-headerBytes+1))
-	return out
+	return frame{r.id, r.unit, pdu}, true
 }
 
-// readFrame reads one frame into buf by its length field alone, however the stream is cut into
-// segments (MB-9). A header that cannot be one is errNotModbus: there is no way to find the next.
-func readFrame(r io.Reader, buf []byte) ([]byte, error) {
-	if _, err := io.ReadFull(r, buf[:headerBytes]); err != nil {
-		return nil, err
+// mood is how the unit of a request behaves this time; the fault is nil if nothing is wrong with it.
+func (l *link) mood(r frame) (dial, *Fault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.dials[r.unit]
+	if d.mute {
+		return d, nil
 	}
-	protocol, length := binary.BigEndian.Uint16(buf[2:]), int(binary.BigEndian.Uint16(buf[4:]))
-	if protocol != 0 || length < 2 || length > maxPDU+1 {
-		return nil, fmt.Errorf("%w: protocol %d, length %d", errNotModbus, protocol, length)
+	for i := range l.script {
+		f := &l.script[i]
+		done := f.Times > 0 && l.fired[i] >= f.Times
+		if done || !f.fits(r) || f.Chance > 0 && l.random.Float64() >= f.Chance {
+			continue
+		}
+		l.fired[i]++
+		return d, f
 	}
-	frame := buf[:headerBytes+length-1]
-	_, err := io.ReadFull(r, frame[headerBytes:])
-	return frame, err
+	return d, nil
+}
+
+// spoil is Fault.spoil with the link's randomness.
+func (l *link) spoil(f *Fault, r, answer frame) []piece {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return f.spoil(l.wire, r, answer, l.random)
+}
+
+// play replaces the script.
+func (l *link) play(script []Fault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.script, l.fired = slices.Clone(script), make([]int, len(script))
+	l.log.Info().Int("faults", len(script)).Msg("fault script")
 }
 
 func (l *link) dial(unit uint8) dial {

@@ -202,7 +202,7 @@ func converseWith(t *testing.T, s *Sim, exchange func(conn net.Conn)) {
 	client, server := net.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.links[boiler].converse(ctx, server) }()
+	go func() { done <- newSession(s.links[boiler], server).converse(ctx) }()
 	exchange(client)
 	cancel()
 	client.Close()
@@ -291,38 +291,4 @@ func TestATurnedDialAndGarbageAreLogged(t *testing.T) {
 	if text := lines.String(); !strings.Contains(text, `"link":"boiler","unit":3,"mute":true`) {
 		t.Errorf("no line about the dial in\n%s", text)
 	}
-}
-
-func FuzzAStreamIsCutIntoFramesByItsLengths(f *testing.F) {
-	f.Add([]byte{0, 1, 0, 0, 0, 6, 1, 3, 0, 9, 0, 1}, 3)
-	f.Fuzz(func(t *testing.T, stream []byte, segment int) {
-		rest := stream
-		r := &segments{data: stream, size: 1 + int(uint(segment)%17)}
-		buf := make([]byte, maxFrame)
-		for {
-			frame, err := readFrame(r, buf)
-			if err != nil {
-				return
-			}
-			if len(frame) < headerBytes+1 || len(frame) > maxFrame || !bytes.HasPrefix(rest, frame) {
-				t.Fatalf("frame % X of % X", frame, rest)
-			}
-			rest = rest[len(frame):]
-		}
-	})
-}
-
-// segments hands data out in pieces of one size.
-type segments struct {
-	data []byte
-	size int
-}
-
-func (s *segments) Read(p []byte) (int, error) {
-	if len(s.data) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p[:min(len(p), s.size)], s.data)
-	s.data = s.data[n:]
-	return n, nil
 }
