@@ -155,6 +155,34 @@ type Method struct {
 	Read []PointID
 	// Timeout bounds the work at the device; 0 means the bridge's default.
 	Timeout time.Duration
+	// Queued is for how long the write waits for a device that cannot be reached; 0: now or never.
+	Queued time.Duration
+}
+
+// MessageRule says which point a cloud-to-device message writes. Of several that fit, the first counts.
+type MessageRule struct {
+	Identity IdentityID
+	// When is the application property that the message must have, its name compared without case
+	// (D2C-14); the zero Property fits every message.
+	When Property
+	// Write is the point that is written; its value is the JSON body's field From, or the constant Value,
+	// whatever the body is.
+	Write PointID
+	From  string
+	Value *Value
+	// Queued is for how long the write waits for a device that cannot be reached; 0: now or never.
+	Queued time.Duration
+}
+
+// Desired says which point a desired property of the identity's twin writes.
+type Desired struct {
+	Identity IdentityID
+	// Path names the property, its levels separated by dots: "heating.setpoint".
+	Path  string
+	Write PointID
+	// Always writes it again whenever the twin is read and when the device is back, not only when it was
+	// changed.
+	Always bool
 }
 
 // Telemetry is one message to the hub. It never mixes identities.
@@ -179,6 +207,27 @@ type Command struct {
 type Reply struct {
 	Status int
 	Body   []byte
+}
+
+// CloudMessage is a cloud-to-device message as it came from the hub.
+type CloudMessage struct {
+	Identity IdentityID
+	// ID is the message id that its sender gave it; "" if none.
+	ID string
+	// Properties are the application's, in the order of the hub; one without a value has "".
+	Properties []Property
+	Body       []byte
+	// Expires is when it must not be carried out any more; zero: never.
+	Expires time.Time
+}
+
+// Ack is what became of a desired property, as Plug and Play has it: value, ac and ad.
+type Ack struct {
+	// Value is what the point has as far as is known; Absent if it is not known.
+	Value Value
+	// Status is 200 when the point has the desired value, 202 when it is tried again, else why not.
+	Status int
+	Text   string // for people
 }
 
 // State keeps small facts across restarts: executed message ids, applied desired versions, learned

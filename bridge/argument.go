@@ -16,7 +16,7 @@ import (
 func (m *method) argument(payload []byte) (gateway.Value, error) {
 	var v gateway.Value
 	if m.From == "" {
-		if err := m.noArgument(payload); err != nil {
+		if err := m.noArgument(payload); err != nil && !m.anyBody {
 			return v, err
 		}
 		if m.Value != nil { // a mapping gives one of From and Value; without either the rule refuses

@@ -28,8 +28,10 @@ type Device interface {
 
 // DownConfig is what commands may do, and through whom.
 type DownConfig struct {
-	Points  []gateway.Point
-	Methods []gateway.Method
+	Points   []gateway.Point
+	Methods  []gateway.Method
+	Messages []gateway.MessageRule
+	Desired  []gateway.Desired
 	// Device returns the adapter of a point, or nil if no adapter serves it now. It may be called
 	// by several goroutines.
 	Device func(gateway.PointID) Device
@@ -37,13 +39,25 @@ type DownConfig struct {
 	Timeout time.Duration
 	// InWork is how many commands of one identity may be in work at a time; 0 means 16.
 	InWork int
+	// State keeps the writes that wait for their device; needed if a method or message is queued.
+	State gateway.State
+	// Tell hears what became of a write that waited: name is the method's, or the message id. It must
+	// not wait. nil tells nobody.
+	Tell func(id gateway.IdentityID, name string, r gateway.Reply)
 }
 
 // Down is the way down: commands in, truthful replies out. Its methods may be called by any number
 // of goroutines.
 type Down struct {
-	methods map[methodKey]*method // never changes after NewDown
+	// These never change after NewDown.
+	methods map[methodKey]*method
+	rules   map[gateway.IdentityID][]*messageRule
+	desired map[desiredKey]*method
+	waiting map[string]*waiting // by the device's name; those that something may wait for
 	device  func(gateway.PointID) Device
+	points  map[gateway.PointID]gateway.Point
+	state   gateway.State
+	tell    func(gateway.IdentityID, string, gateway.Reply)
 }
 
 // methodKey is what a method is looked up by. Names are matched exactly.
@@ -57,6 +71,7 @@ type method struct {
 	gateway.Method
 	rule    *gateway.WriteRule // of the point that is written
 	targets []target           // the points that are read
+	anyBody bool               // a constant is written whatever the payload is
 	inWork  chan struct{}      // holds a token per command in work; shared by the identity's methods
 }
 
@@ -68,23 +83,40 @@ type target struct {
 
 // NewDown makes the way down for a plant.
 func NewDown(cfg DownConfig) *Down {
-	d := &Down{methods: make(map[methodKey]*method, len(cfg.Methods)), device: cfg.Device}
-	points := make(map[gateway.PointID]gateway.Point, len(cfg.Points))
+	d := &Down{
+		methods: make(map[methodKey]*method, len(cfg.Methods)), rules: map[gateway.IdentityID][]*messageRule{},
+		desired: map[desiredKey]*method{}, waiting: map[string]*waiting{}, device: cfg.Device,
+		points: make(map[gateway.PointID]gateway.Point, len(cfg.Points)), state: cfg.State, tell: cfg.Tell,
+	}
+	if d.tell == nil {
+		d.tell = func(gateway.IdentityID, string, gateway.Reply) {}
+	}
 	for _, p := range cfg.Points {
-		points[p.ID] = p
+		d.points[p.ID] = p
 	}
 	slots := make(map[gateway.IdentityID]chan struct{})
-	for _, m := range cfg.Methods {
+	prepare := func(m gateway.Method) *method {
 		if slots[m.Identity] == nil {
 			slots[m.Identity] = make(chan struct{}, cmp.Or(cfg.InWork, defaultInWork))
 		}
 		m.Timeout = cmp.Or(m.Timeout, cfg.Timeout, defaultTimeout)
-		d.methods[methodKey{m.Identity, m.Name}] = &method{
-			Method:  m,
-			rule:    points[m.Write].Write,
-			targets: targetsOf(m.Read, points),
-			inWork:  slots[m.Identity],
+		if m.Queued > 0 {
+			d.await(m.Write)
 		}
+		return &method{Method: m, rule: d.points[m.Write].Write, targets: targetsOf(m.Read, d.points), inWork: slots[m.Identity]}
+	}
+	for _, m := range cfg.Methods {
+		d.methods[methodKey{m.Identity, m.Name}] = prepare(m)
+	}
+	for _, r := range cfg.Messages {
+		m := prepare(gateway.Method{Identity: r.Identity, Write: r.Write, From: r.From, Value: r.Value, Queued: r.Queued})
+		m.anyBody = true
+		d.rules[r.Identity] = append(d.rules[r.Identity], &messageRule{when: r.When, action: m})
+	}
+	for _, p := range cfg.Desired {
+		m := prepare(gateway.Method{Identity: p.Identity, Name: p.Path, Write: p.Write})
+		m.targets = targetsOf([]gateway.PointID{p.Write}, d.points)
+		d.desired[desiredKey{p.Identity, p.Path}] = m
 	}
 	return d
 }
@@ -116,6 +148,7 @@ func targetsOf(ids []gateway.PointID, points map[gateway.PointID]gateway.Point) 
 // Handle carries a command out, or refuses it, and says what really happened (MAP-33):
 //
 //	200  {"point":"boiler/setpoint","written":65,"t":"..."}        the device confirmed
+//	202  {"point":"boiler/setpoint","waiting":65,"expires":"..."}  it waits for its device, durably
 //	200  {"values":{...},"quality":{"field":"comm: ..."},"t":"..."}  at least one point was read;
 //	     quality names those that were not, and is left out if there are none
 //	400  "bad-argument"  the payload or its value is not allowed; nothing was sent
@@ -141,6 +174,18 @@ func (d *Down) Handle(ctx context.Context, c gateway.Command) gateway.Reply {
 		return failure{status: 404, code: codeUnknown,
 			text: fmt.Sprintf("the mapping gives %s no method %q", c.Identity, cut(c.Name))}.reply()
 	}
+	return d.carryOut(ctx, m, order{payload: c.Payload, id: c.Name})
+}
+
+// order is what the cloud gives a method or a rule to work with.
+type order struct {
+	payload []byte
+	id      string    // the method's name, or the message id
+	expires time.Time // zero: never
+}
+
+// carryOut does what a method or a rule says, as one of the commands of its identity.
+func (d *Down) carryOut(ctx context.Context, m *method, o order) gateway.Reply {
 	if stopping(ctx) {
 		return failure{status: 503, code: codeStopping, text: "the gateway is stopping; nothing was sent"}.reply()
 	}
@@ -149,35 +194,32 @@ func (d *Down) Handle(ctx context.Context, c gateway.Command) gateway.Reply {
 		defer func() { <-m.inWork }()
 	default:
 		return failure{status: 429, code: codeBusy,
-			text: fmt.Sprintf("%d commands of %s are in work; nothing was sent, try again", cap(m.inWork), c.Identity)}.reply()
+			text: fmt.Sprintf("%d commands of %s are in work; nothing was sent, try again", cap(m.inWork), m.Identity)}.reply()
 	}
-	if len(m.targets) > 0 {
-		return d.read(ctx, m, c.Payload)
+	if len(m.Read) > 0 {
+		return d.read(ctx, m, o.payload)
 	}
-	return d.write(ctx, m, c.Payload)
+	return d.write(ctx, m, o)
 }
 
 // stopping tells whether the caller gave up because everything is ending, as opposed to a deadline.
 func stopping(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
-// write carries out a method that writes a point.
-func (d *Down) write(ctx context.Context, m *method, payload []byte) gateway.Reply {
+// write carries out what writes a point.
+func (d *Down) write(ctx context.Context, m *method, o order) gateway.Reply {
 	id := m.Write
 	if m.rule == nil {
 		return writeFailure(ctx, id, fmt.Errorf("bridge: %s: %w", id, gateway.ErrReadOnly)).reply()
 	}
-	v, err := m.argument(payload)
+	v, err := m.argument(o.payload)
 	if err != nil {
 		return failure{status: 400, code: codeBadArgument, text: err.Error(), point: id}.reply()
 	}
-	device := d.device(id)
-	if device == nil {
-		return writeFailure(ctx, id, noAdapter(id)).reply()
+	if m.Queued > 0 {
+		return d.queue(ctx, m, v, o)
 	}
-	work, cancel := context.WithTimeout(ctx, m.Timeout)
-	defer cancel()
-	if err := device.Write(work, id, v); err != nil {
-		return writeFailure(ctx, id, err).reply()
+	if f := d.put(ctx, m, v); f != nil {
+		return f.reply()
 	}
 	return written(id, v, time.Now())
 }

@@ -21,6 +21,7 @@ const (
 	codeStopping    = "stopping"
 	codeNoAnswer    = "no-answer"
 	codeUncertain   = "uncertain"
+	codeExpired     = "expired"
 )
 
 const (

@@ -1,0 +1,225 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gateway "iothub-gateway"
+)
+
+// notes is a State in memory; Put and Delete fail with err if it is set.
+type notes struct {
+	mu  sync.Mutex // guards the fields below
+	all map[string]string
+	err error
+}
+
+func (n *notes) Get(key string) ([]byte, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	text, ok := n.all[key]
+	return []byte(text), ok
+}
+
+func (n *notes) Put(_ context.Context, key string, value []byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err == nil {
+		n.all[key] = string(value)
+	}
+	return n.err
+}
+
+func (n *notes) Delete(_ context.Context, key string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err == nil {
+		delete(n.all, key)
+	}
+	return n.err
+}
+
+func (n *notes) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = err
+}
+
+// pass lets time go by in a bubble.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// later is a boiler whose setpoint is written when the device is there.
+type later struct {
+	device *plc
+	notes  *notes
+	err    error // of writes
+	told   []string
+	down   *Down
+	stop   func()
+}
+
+func newLater(err error) *later {
+	l := &later{device: &plc{}, notes: &notes{all: map[string]string{}}, err: err}
+	l.device.write = func(context.Context, gateway.PointID, gateway.Value) error { return l.err }
+	return l
+}
+
+// start is the beginning of a process.
+func (l *later) start() {
+	cfg := boiler(l.device)
+	cfg.Methods = append(cfg.Methods, gateway.Method{Identity: "boiler", Name: "later", Write: "boiler/setpoint", From: "value", Queued: time.Hour})
+	cfg.State, cfg.Tell = l.notes, func(_ gateway.IdentityID, name string, r gateway.Reply) {
+		l.told = append(l.told, fmt.Sprintf("%s %d", name, r.Status))
+	}
+	l.down = NewDown(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- l.down.Run(ctx) }()
+	l.stop = func() { cancel(); <-ended }
+}
+
+func TestAQueuedWriteWaitsForItsDeviceAndIsMadeOnceInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(gateway.ErrNoAnswer)
+		l.start()
+		for _, v := range []int{40, 50} {
+			r := call(l.down, "later", fmt.Sprintf(`{"value":%d}`, v))
+			if body := answer(t, r); r.Status != 202 || body["waiting"] != float64(v) || body["expires"] != "2000-01-01T01:00:00.000Z" {
+				t.Errorf("%d %s", r.Status, r.Body)
+			}
+		}
+		if r := call(l.down, "later", `{"value":900}`); r.Status != 400 {
+			t.Errorf("a value that is not allowed: %d %s", r.Status, r.Body)
+		}
+		pass(10 * time.Minute)
+		l.stop() // a restart keeps them
+		if tried := len(l.device.written); tried < 10 || strings.Contains(strings.Join(l.device.written, " "), "50") {
+			t.Errorf("%d attempts: %v", tried, l.device.written)
+		}
+		l.device.written, l.err = nil, nil
+		l.start()
+		pass(time.Minute)
+		l.stop()
+		if got := fmt.Sprint(l.device.written, l.told, l.notes.all); got != "[boiler/setpoint=40 boiler/setpoint=50] [later 200 later 200] map[]" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestAQueuedWriteIsNotMadeAfterItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(gateway.ErrNoAnswer)
+		l.start()
+		call(l.down, "later", `{"value":40}`)
+		pass(30 * time.Minute)
+		l.stop()
+		l.device.written, l.err = nil, nil
+		pass(30 * time.Minute)
+		l.start()
+		pass(time.Minute)
+		l.stop()
+		if got := fmt.Sprint(l.device.written, l.told, l.notes.all); got != "[] [later 504] map[]" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestAMessageMayExpireBeforeItsRuleSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(gateway.ErrNoAnswer)
+		cfg := boiler(l.device)
+		cfg.State = l.notes
+		cfg.Messages = []gateway.MessageRule{{Identity: "boiler", Write: "boiler/lamp", From: "on", Queued: time.Hour}}
+		r := NewDown(cfg).Message(t.Context(), gateway.CloudMessage{Identity: "boiler", Body: []byte(`{"on":true}`), Expires: time.Now().Add(time.Minute)})
+		if body := answer(t, r); r.Status != 202 || body["expires"] != "2000-01-01T00:01:00.000Z" {
+			t.Errorf("%d %s", r.Status, r.Body)
+		}
+	})
+}
+
+func TestAQueuedWriteThatAnEndInterruptedIsUncertainAndNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(nil)
+		text, err := json.Marshal([]entry{{Identity: "boiler", Name: "m1", Point: "boiler/setpoint", Value: []byte(`40`), Expires: time.Now().Add(time.Hour), Begun: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.notes.all["waiting/boiler"] = string(text)
+		l.start()
+		synctest.Wait()
+		l.stop()
+		if got := fmt.Sprint(l.device.written, l.told, l.notes.all); got != "[] [m1 504] map[]" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestAQueuedWriteIsJudgedByTheMappingOfItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(nil)
+		l.notes.all["waiting/boiler"] = `[{"identity":"boiler","name":"a","point":"boiler/setpoint","value":900,"expires":"2000-01-02T00:00:00Z"},
+			{"identity":"boiler","name":"b","point":"boiler/gone","value":1,"expires":"2000-01-02T00:00:00Z"}]`
+		l.start()
+		synctest.Wait()
+		l.stop()
+		if got := fmt.Sprint(l.device.written, l.told); got != "[] [a 400 b 403]" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestNothingWaitsOrIsWrittenThatIsNotOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(nil)
+		l.start()
+		l.notes.fail(errors.New("disk full"))
+		if r := call(l.down, "later", `{"value":40}`); r.Status != 500 || !strings.Contains(string(r.Body), "disk full") {
+			t.Errorf("%d %s", r.Status, r.Body)
+		}
+		l.notes.fail(nil)
+		l.err = gateway.ErrNoAnswer
+		call(l.down, "later", `{"value":50}`)
+		pass(time.Second / 2)
+		l.notes.fail(errors.New("disk full"))
+		l.device.written, l.err = nil, nil
+		pass(10 * time.Minute)
+		if len(l.device.written) > 0 {
+			t.Errorf("written without a note: %v", l.device.written)
+		}
+		l.notes.fail(nil)
+		pass(time.Minute)
+		l.stop()
+		if got := fmt.Sprint(l.device.written, l.told); got != "[boiler/setpoint=50] [later 200]" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestNoMoreWaitThanANoteHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLater(gateway.ErrNoAnswer)
+		l.start()
+		defer l.stop()
+		for range mostWaiting {
+			if r := call(l.down, "later", `{"value":40}`); r.Status != 202 {
+				t.Fatalf("%d %s", r.Status, r.Body)
+			}
+		}
+		if r := call(l.down, "later", `{"value":40}`); r.Status != 429 {
+			t.Errorf("%d %s", r.Status, r.Body)
+		}
+		if size := len(l.notes.all["waiting/boiler"]); size > 64<<10 {
+			t.Errorf("a note of %d bytes", size)
+		}
+	})
+}
