@@ -11,8 +11,6 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	gateway "iothub-gateway"
-	"iothub-gateway/buffer"
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 )
@@ -21,10 +19,8 @@ const (
 	keepAlive      = 240 * time.Second // below the hub's 1177 s, above what mobile networks forbid (CON-42)
 	pingTimeout    = 15 * time.Second
 	connectTimeout = 20 * time.Second
-	commandBacklog = 64               // commands in work per identity; the bridge answers 429 long before
-	disconnectWait = 250              // milliseconds for the DISCONNECT to be written
-	keptBuffer     = 64 << 10         // a sender writes when it has so much together, and keeps no more
-	laneRetry      = 30 * time.Second // until a lane that could not be read is tried again
+	commandBacklog = 64  // commands in work per identity; the bridge answers 429 long before
+	disconnectWait = 250 // milliseconds for the DISCONNECT to be written
 )
 
 var (
@@ -210,154 +206,4 @@ func (s *session) subscribe(ctx context.Context, filter string) error {
 		return fmt.Errorf("subscribing to %s: the hub refused (0x%02x)", filter, granted)
 	}
 	return nil
-}
-
-// send takes the lane's entries in order, at most a window ahead of the acknowledgements, and
-// publishes them until ctx ends or the connection does.
-func (s *session) send(ctx context.Context) {
-	var out outgoing
-	for after := s.acked.Load(); ; {
-		free := s.flight.free()
-		if free == 0 {
-			select {
-			case <-s.flight.room:
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		entries, err := s.member.Lane.Next(ctx, after, free)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, buffer.ErrClosed):
-			s.lose(err)
-			return
-		case err != nil:
-			// The lane cannot go on, but the identity's commands can.
-			s.noteTrouble(err)
-			if !wait(ctx, laneRetry) {
-				return
-			}
-			continue
-		}
-		after = entries[len(entries)-1].Seq
-		for len(entries) > 0 {
-			n := s.pool.shaper.take(ctx, classOf(entries[0].Telemetry.Created, time.Now()), len(entries))
-			if n == 0 {
-				return
-			}
-			if err := s.publish(&out, entries[:n]); err != nil {
-				s.lose(fmt.Errorf("publishing: %w", err))
-				return
-			}
-			entries = entries[n:]
-		}
-	}
-}
-
-// outgoing are a sender's buffers.
-type outgoing struct{ topic, packets []byte }
-
-// publish writes entries past the library: what a window takes leaves in one piece, unless it is large.
-func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
-	now := time.Now()
-	for i := range entries {
-		e := &entries[i]
-		id, first := s.flight.add(e.Seq, now)
-		if first {
-			s.late.Reset(s.pool.cfg.AckTimeout)
-		}
-		out.topic = appendMessageTopic(out.topic[:0], s.events, e.ID(), &e.Telemetry)
-		out.packets = appendPublish(out.packets, out.topic, id, e.Telemetry.Body)
-		s.noteSent(e.Seq)
-		if len(out.packets) < keptBuffer && i < len(entries)-1 {
-			continue
-		}
-		if _, err := s.conn.Write(out.packets); err != nil {
-			return err
-		}
-		out.packets = out.packets[:0]
-	}
-	if cap(out.packets) > keptBuffer {
-		out.packets = nil
-	}
-	return nil
-}
-
-// checkProgress ends a connection on which the hub acknowledges nothing, and looks again while
-// something is in flight.
-func (s *session) checkProgress() {
-	since, some := s.flight.waiting()
-	if !some {
-		return
-	}
-	left := s.pool.cfg.AckTimeout - time.Since(since)
-	if left <= 0 {
-		s.lose(errAckTimeout)
-		return
-	}
-	s.late.Reset(left)
-}
-
-// drain waits until nothing is in flight and no command in work any more, and then returns reason.
-func (s *session) drain(reason error) error {
-	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
-	defer limit.Stop()
-	look := time.NewTicker(10 * time.Millisecond) // for the commands, whose end nobody tells
-	defer look.Stop()
-	for {
-		if _, some := s.flight.waiting(); !some && s.busy.Load() == 0 {
-			return reason
-		}
-		select {
-		case <-s.flight.room:
-		case <-look.C:
-		case <-limit.C:
-			return errDrain
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
-		}
-	}
-}
-
-// acknowledge releases the queue's entry that a PUBACK is about. It is called on the goroutine that
-// reads the connection.
-func (s *session) acknowledge(id uint16) {
-	seq, err := s.flight.ack(id, time.Now())
-	if err != nil {
-		s.lose(err)
-		return
-	}
-	s.member.Lane.Ack(seq)
-	s.noteAcked(seq)
-}
-
-// receive is called on the library's own goroutine, which must never wait: a command is handed to a
-// goroutine that the link owns.
-func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
-	m.Ack()
-	name, rid, ok := parseMethodTopic(m.Topic())
-	if !ok {
-		s.log.Warn().Str("topic", m.Topic()).Msg("message on a topic nobody subscribed to")
-		return
-	}
-	command := gateway.Command{Identity: s.member.ID, Name: name, Payload: m.Payload()}
-	if !s.dispatch(func() { s.answer(command, rid) }) {
-		s.log.Warn().Str("method", name).Msg("too many direct methods at once; this one is left unanswered")
-	}
-}
-
-// answer carries a command out and publishes the reply, if the connection that asked still stands.
-func (s *session) answer(c gateway.Command, rid string) {
-	reply := s.pool.handle(s.commands, c)
-	if s.ctx.Err() != nil {
-		s.log.Warn().Str("method", c.Name).Int("status", reply.Status).Msg("method done, but the connection that asked is gone; the answer cannot be delivered")
-		return
-	}
-	token := s.client.Publish(methodReplyTopic(reply.Status, rid), 0, false, reply.Body)
-	select {
-	case <-token.Done():
-	case <-s.ctx.Done():
-	}
 }

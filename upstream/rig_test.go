@@ -1,0 +1,157 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/buffer"
+	"iothub-gateway/hubsim"
+	"iothub-gateway/identity"
+	"iothub-gateway/internal/dial"
+)
+
+// rig is a pool between a real queue and a simulated hub.
+type rig struct {
+	t      *testing.T
+	hub    *hubsim.Hub
+	queue  *buffer.Queue
+	pool   *Pool
+	cfg    Config
+	life   time.Duration
+	lane   func(gateway.IdentityID) Lane
+	handle func(context.Context, gateway.Command) gateway.Reply
+	next   atomic.Int64
+}
+
+// newRig starts hub and queue; the pool is started by run.
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	hub, err := hubsim.New(hubsim.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queue, err := buffer.Open(buffer.Config{Dir: filepath.Join(t.TempDir(), "queue")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, hub.Run)
+	t.Cleanup(func() { queue.Close() })
+	background(t, queue.Run)
+	r := &rig{t: t, hub: hub, queue: queue, life: time.Hour, lane: func(id gateway.IdentityID) Lane { return queue.Lane(id) }}
+	r.handle = func(context.Context, gateway.Command) gateway.Reply {
+		return gateway.Reply{Status: 404, Body: []byte("{}")}
+	}
+	r.cfg = Config{
+		ConnectRate: 1000, RetryMost: 50 * time.Millisecond, Log: zerolog.Nop(),
+		Dial: func(ctx context.Context) (*dial.Conn, error) {
+			return dial.Hub(ctx, dial.Config{Address: hub.MQTTAddr(), ServerName: "localhost", Roots: hub.CAPool(), WriteTimeout: 2 * time.Second, MaxPacket: 1 << 20})
+		},
+	}
+	return r
+}
+
+// background runs f until the test ends; cleanups run in reverse, so what was started later ends first.
+func background(t *testing.T, f func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// run starts a pool of ids and returns what stops it.
+func (r *rig) run(ids ...gateway.IdentityID) (stop func()) {
+	r.t.Helper()
+	var members []Member
+	for _, id := range ids {
+		key, err := r.hub.Register(id.Device(), id.Module())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		sas, err := identity.NewSAS("localhost", id, identity.NewSecret(key), r.life)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		members = append(members, Member{ID: id, Credential: sas, Lane: r.lane(id)})
+	}
+	r.pool = NewPool(r.cfg, members, r.handle)
+	return background(r.t, r.pool.Run)
+}
+
+// put makes n messages of id durable.
+func (r *rig) put(id gateway.IdentityID, n int) {
+	r.t.Helper()
+	for range n {
+		m := gateway.Telemetry{Identity: id, Body: fmt.Appendf(nil, `{"n":%d}`, r.next.Add(1)), Created: time.Now()}
+		if err := r.queue.Put(r.t.Context(), m); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+func (r *rig) eventually(what string, check func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !check(); {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("it never came true that %s; %+v", what, r.pool.Stats())
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (r *rig) empty() bool { return r.queue.Stats().Entries == 0 }
+
+// oracle checks that in each lane the first of each sequence gives 1..n without a hole; it returns
+// how many messages came more than once.
+func (r *rig) oracle(want map[gateway.IdentityID]uint64) (repeated int) {
+	r.t.Helper()
+	newest := map[string]uint64{}
+	bodies := map[string]string{}
+	for _, m := range r.hub.Messages(0, 0) {
+		id := strings.TrimSuffix(m.Device+"/"+m.Module, "/")
+		mid := m.System["message-id"]
+		var seq uint64
+		if _, err := fmt.Sscanf(strings.TrimPrefix(mid, r.queue.ID()+"-"), "%d", &seq); err != nil {
+			r.t.Fatalf("message id %q: %v", mid, err)
+		}
+		switch {
+		case seq == newest[id]+1:
+			newest[id], bodies[id+mid] = seq, string(m.Body)
+		case seq > newest[id]:
+			r.t.Fatalf("%s: %d follows %d", id, seq, newest[id])
+		default:
+			repeated++
+			if bodies[id+mid] != string(m.Body) {
+				r.t.Errorf("%s: the repeat of %s differs", id, mid)
+			}
+		}
+	}
+	for id, n := range want {
+		if newest[string(id)] != n {
+			r.t.Errorf("%s: %d of %d arrived", id, newest[string(id)], n)
+		}
+	}
+	return repeated
+}
