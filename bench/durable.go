@@ -14,6 +14,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
+	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 	"iothub-gateway/upstream"
 )
@@ -161,7 +162,7 @@ func connectBare(ctx context.Context, hub dial.Config, accounts []account) ([]mq
 	dialer := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: hub.Roots, ServerName: hub.ServerName}}
 	var clients []mqtt.Client
 	for _, a := range accounts {
-		login, err := a.credential.Login(time.Now())
+		login, err := a.credential.Login(ctx, identity.Attempt{Now: time.Now()})
 		if err != nil {
 			return nil, err
 		}

@@ -121,7 +121,7 @@ func holdProduct(ctx context.Context, hub dial.Config, accounts []account) (rele
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	rig := startRig(dir, queue, accounts, rigOptions{
-		open: func(ctx context.Context) (*dial.Conn, error) { return dial.Hub(ctx, hub) },
+		open: func(ctx context.Context, _ identity.Login) (*dial.Conn, error) { return dial.Hub(ctx, hub) },
 		rate: 100, // the product's own pace is 20; as fast as a hub of the smallest tier allows
 	})
 	return rig.close, rig.connected(ctx)

@@ -62,9 +62,9 @@ func target(hub *hubsim.Hub) dial.Config {
 }
 
 // dialer opens what the product opens.
-func dialer(hub *hubsim.Hub) func(context.Context) (*dial.Conn, error) {
+func dialer(hub *hubsim.Hub) func(context.Context, identity.Login) (*dial.Conn, error) {
 	cfg := target(hub)
-	return func(ctx context.Context) (*dial.Conn, error) { return dial.Hub(ctx, cfg) }
+	return func(ctx context.Context, _ identity.Login) (*dial.Conn, error) { return dial.Hub(ctx, cfg) }
 }
 
 // gatewayRig is the product from the queue to the hub.
@@ -90,7 +90,7 @@ func newGatewayRig(hub *hubsim.Hub, accounts []account) (*gatewayRig, error) {
 
 // rigOptions say how a rig connects.
 type rigOptions struct {
-	open func(context.Context) (*dial.Conn, error)
+	open func(context.Context, identity.Login) (*dial.Conn, error)
 	rate float64 // connections a second
 }
 

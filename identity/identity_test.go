@@ -48,7 +48,7 @@ func TestALoginNamesTheIdentityAsTheHubExpects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		login, err := sas.Login(now)
+		login, err := sas.Login(t.Context(), Attempt{Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -13,52 +14,53 @@ import (
 	gateway "iothub-gateway"
 )
 
-// apiVersion is the hub API whose topics and statuses upstream speaks (CON-19).
-const apiVersion = "2021-04-12"
-
-// Login is what one MQTT CONNECT carries.
-type Login struct {
-	ClientID string
-	Username string
-	Password Secret
-	// Expires is when the hub stops accepting Password (plus its grace, CON-48).
-	Expires time.Time
-}
-
-// SAS is an identity that is proven by a shared access key (clauses SAS-1 to SAS-7).
+// SAS is an identity that is proven by a token, made anew for each connection (SAS-1 to SAS-7).
 type SAS struct {
 	host string
 	id   gateway.IdentityID
 	ttl  time.Duration
-	// sign makes the token; the key is inside it, where nothing prints it.
-	sign func(expires time.Time) Secret
+	// sign makes the token about a resource; the key is inside it, where nothing prints it.
+	sign func(ctx context.Context, resource string, expires time.Time) (Secret, error)
 }
 
 // NewSAS makes the credential of the device or module id on the hub called host. key is the base64
 // text of its primary or secondary key; ttl is how long each token holds.
 func NewSAS(host string, id gateway.IdentityID, key Secret, ttl time.Duration) (*SAS, error) {
-	raw, err := decodeKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("identity %s: %w", id, err)
-	}
-	sign := func(expires time.Time) Secret { return Token(Resource(host, id), raw, expires, "") }
-	return &SAS{host: host, id: id, ttl: ttl, sign: sign}, nil
+	return newSAS(SAS{host: host, id: id, ttl: ttl}, key, "")
 }
 
-// Login signs a fresh token for a connection that starts at now.
-func (s *SAS) Login(now time.Time) (Login, error) {
-	expires := now.Add(s.ttl)
-	device, module := s.id.Device(), s.id.Module()
-	user := s.host + "/" + device
-	if module != "" {
-		user += "/" + module
+// NewPolicySAS is NewSAS with the key of the shared access policy called policy, which must grant
+// DeviceConnect: one key proves all identities (SAS-14). Each token is about its identity alone.
+func NewPolicySAS(host string, id gateway.IdentityID, policy Policy, ttl time.Duration) (*SAS, error) {
+	return newSAS(SAS{host: host, id: id, ttl: ttl}, policy.Key, policy.Name)
+}
+
+// Policy is a shared access policy of a hub: its name and one of its two keys in base64.
+type Policy struct {
+	Name string
+	Key  Secret
+}
+
+func newSAS(s SAS, key Secret, policy string) (*SAS, error) {
+	raw, err := decodeKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("identity %s: %w", s.id, err)
 	}
-	return Login{
-		ClientID: string(s.id),
-		Username: user + "/?api-version=" + apiVersion,
-		Password: s.sign(expires),
-		Expires:  expires,
-	}, nil
+	s.sign = func(_ context.Context, resource string, expires time.Time) (Secret, error) {
+		return Token(resource, raw, expires, policy), nil
+	}
+	return &s, nil
+}
+
+// Login signs a fresh token for a connection that starts at a.Now.
+func (s *SAS) Login(ctx context.Context, a Attempt) (Login, error) {
+	login := loginOf(s.host, s.id)
+	login.Expires = a.Now.Add(s.ttl)
+	var err error
+	if login.Password, err = s.sign(ctx, Resource(s.host, s.id), login.Expires); err != nil {
+		return Login{}, fmt.Errorf("identity %s: %w", s.id, err)
+	}
+	return login, nil
 }
 
 // Resource is the unencoded URI that a token for id is about (SAS-3); an empty id is the service.
@@ -84,17 +86,29 @@ func ServiceToken(host, policy string, key Secret, expires time.Time) (Secret, e
 
 // Token signs uri with the binary key (SAS-1, SAS-4). policy is left out if empty.
 func Token(uri string, key []byte, expires time.Time, policy string) Secret {
-	sr := url.QueryEscape(uri)
-	se := strconv.FormatInt(expires.Unix(), 10)
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(sr + "\n" + se))
+	return assemble(uri, expires, base64.StdEncoding.EncodeToString(mac(key, toSign(uri, expires))), policy)
+}
+
+// toSign is what the signature of a token is about (SAS-4).
+func toSign(uri string, expires time.Time) string {
+	return url.QueryEscape(uri) + "\n" + strconv.FormatInt(expires.Unix(), 10)
+}
+
+func mac(key []byte, text string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
+
+// assemble puts a token together; signature is base64.
+func assemble(uri string, expires time.Time, signature, policy string) Secret {
 	var b strings.Builder
 	b.WriteString("SharedAccessSignature sr=")
-	b.WriteString(sr)
+	b.WriteString(url.QueryEscape(uri))
 	b.WriteString("&sig=")
-	b.WriteString(url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil))))
+	b.WriteString(url.QueryEscape(signature))
 	b.WriteString("&se=")
-	b.WriteString(se)
+	b.WriteString(strconv.FormatInt(expires.Unix(), 10))
 	if policy != "" {
 		b.WriteString("&skn=")
 		b.WriteString(url.QueryEscape(policy))

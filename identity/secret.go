@@ -53,6 +53,10 @@ var ErrMissing = errors.New("secret is missing")
 // ErrExposed is wrapped by the error of Resolve when a file can be read by others.
 var ErrExposed = errors.New("others can read it")
 
+// ErrNotYetValid is wrapped by the error of a login whose proof will hold only later: a clock is wrong,
+// this machine's or that of who made the proof.
+var ErrNotYetValid = errors.New("is not valid")
+
 // ParseRef checks the form of a reference. Its error never contains the text.
 func ParseRef(text string) (Ref, error) {
 	scheme, name, found := strings.Cut(text, ":")

@@ -38,7 +38,6 @@ type LinkStats struct {
 type link struct {
 	pool   *Pool
 	member Member
-	events string
 	random func() float64
 	log    zerolog.Logger
 

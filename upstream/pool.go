@@ -27,8 +27,8 @@ const (
 
 // Config is what all connections share.
 type Config struct {
-	// Dial opens one guarded connection to the hub (dial.Hub).
-	Dial func(ctx context.Context) (*dial.Conn, error)
+	// Dial opens one guarded connection (dial.Hub) to the hub of a login, with its certificate.
+	Dial func(ctx context.Context, to identity.Login) (*dial.Conn, error)
 	// Window is how many messages of one identity may be in flight.
 	Window int
 	// ConnectRate is how many connections are opened per second, over all identities.
@@ -52,8 +52,9 @@ type Config struct {
 
 // Credential proves an identity for one connection.
 type Credential interface {
-	// Login makes what the CONNECT at time now carries. An error is retried like a refused connection.
-	Login(now time.Time) (identity.Login, error)
+	// Login makes what the next connection proves itself with. It may ask a service for it; ctx bounds
+	// that. An error is retried like a connection that failed.
+	Login(ctx context.Context, a identity.Attempt) (identity.Login, error)
 }
 
 // Lane is one identity's part of the queue; *buffer.Lane is the real one.
@@ -93,7 +94,7 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 		shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
 	for _, m := range members {
 		p.links = append(p.links, &link{
-			pool: p, member: m, events: eventsTopic(m.ID), random: rand.Float64,
+			pool: p, member: m, random: rand.Float64,
 			log: cfg.Log.With().Str("identity", string(m.ID)).Logger(),
 		})
 	}

@@ -53,7 +53,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.cfg = Config{
 		ConnectRate: 1000, RetryMost: 50 * time.Millisecond, Log: zerolog.Nop(),
-		Dial: func(ctx context.Context) (*dial.Conn, error) {
+		Dial: func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
 			return dial.Hub(ctx, dial.Config{Address: hub.MQTTAddr(), ServerName: "localhost", Roots: hub.CAPool(), WriteTimeout: 2 * time.Second, MaxPacket: 1 << 20})
 		},
 	}

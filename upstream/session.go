@@ -11,6 +11,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	gateway "iothub-gateway"
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 )
@@ -45,6 +46,8 @@ type session struct {
 	*link
 	client   mqtt.Client
 	conn     *dial.Conn
+	login    identity.Login  // what the connection proved itself with
+	events   string          // telemetry topic of the identity as the hub knows it
 	commands context.Context // the pool's: what direct methods run under; they may outlive the connection
 	ctx      context.Context // ends, with a cause, when the connection is no more
 	lose     context.CancelCauseFunc
@@ -115,9 +118,9 @@ func (s *session) open(ctx context.Context) (expires time.Time, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		var login identity.Login
-		if login, err = s.member.Credential.Login(time.Now()); err == nil {
-			expires, err = login.Expires, s.connect(ctx, login)
+		if s.login, err = s.member.Credential.Login(ctx, identity.Attempt{Now: time.Now()}); err == nil {
+			s.events = eventsTopic(gateway.IdentityID(s.login.ClientID))
+			expires, err = s.login.Expires, s.connect(ctx)
 		}
 	}()
 	<-done // connect watches ctx
@@ -131,14 +134,14 @@ func renewIn(life time.Duration, r float64) time.Duration {
 }
 
 // connect opens the connection and subscribes to direct methods.
-func (s *session) connect(ctx context.Context, login identity.Login) error {
+func (s *session) connect(ctx context.Context) error {
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	keep := func() bool { return true } // lets the connection outlive dialing
 	var dialed error                    // why the hub could not be reached; these two are set before the token is done
 	opts := mqtt.NewClientOptions().
 		AddBroker("tls://hub"). // only a scheme that paho knows; the connection is ours
-		SetClientID(login.ClientID).SetUsername(login.Username).SetPassword(login.Password.Reveal()).
+		SetClientID(s.login.ClientID).SetUsername(s.login.Username).SetPassword(s.login.Password.Reveal()).
 		SetProtocolVersion(4).SetCleanSession(false).
 		SetAutoReconnect(false).SetConnectRetry(false).SetStore(noStore{}).
 		SetKeepAlive(keepAlive).SetPingTimeout(pingTimeout).
@@ -148,7 +151,7 @@ func (s *session) connect(ctx context.Context, login identity.Login) error {
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lose(fmt.Errorf("connection lost: %w", err)) }).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
 			var conn *dial.Conn
-			if conn, dialed = s.pool.cfg.Dial(dialing); dialed != nil {
+			if conn, dialed = s.pool.cfg.Dial(dialing, s.login); dialed != nil {
 				return nil, dialed
 			}
 			conn.Acks(s.acknowledge)

@@ -128,7 +128,7 @@ func (h *hubClient) token(ctx context.Context, args []string, life time.Duration
 	if err != nil {
 		return identity.Secret{}, err
 	}
-	login, err := sas.Login(time.Now())
+	login, err := sas.Login(ctx, identity.Attempt{Now: time.Now()})
 	return login.Password, err
 }
 

@@ -5,9 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/identity"
@@ -34,7 +31,7 @@ func secureLinks(plant *mapping.Plant, secrets identity.Source) error {
 func clientTLS(t modbus.TLS, secrets identity.Source) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if t.Trust != "" {
-		pem, err := publicPEM(t.Trust, secrets)
+		pem, err := secrets.Public(identity.Ref(t.Trust))
 		if err != nil {
 			return nil, fmt.Errorf("trust: %w; put the certificate of the devices' authority there", err)
 		}
@@ -46,31 +43,10 @@ func clientTLS(t modbus.TLS, secrets identity.Source) (*tls.Config, error) {
 	if t.Certificate == "" {
 		return config, nil
 	}
-	certificate, err := publicPEM(t.Certificate, secrets)
+	pair, err := secrets.KeyPair(identity.Ref(t.Certificate), identity.Ref(t.PrivateKey))
 	if err != nil {
-		return nil, fmt.Errorf("certificate: %w; put the gateway's own certificate there", err)
-	}
-	key, err := secrets.Resolve(identity.Ref(t.PrivateKey))
-	if err != nil {
-		return nil, fmt.Errorf("private_key: %w", err)
-	}
-	pair, err := tls.X509KeyPair(certificate, []byte(key.Reveal()))
-	if err != nil {
-		return nil, fmt.Errorf("certificate %s and private_key %s do not fit: %w", t.Certificate, t.PrivateKey, err)
+		return nil, err
 	}
 	config.Certificates = []tls.Certificate{pair}
 	return config, nil
-}
-
-// publicPEM reads what is no secret: unlike a key, others may read its file.
-func publicPEM(ref string, secrets identity.Source) ([]byte, error) {
-	path, isFile := strings.CutPrefix(ref, "file:")
-	if !isFile {
-		text, err := secrets.Resolve(identity.Ref(ref))
-		return []byte(text.Reveal()), err
-	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(secrets.Dir, path)
-	}
-	return os.ReadFile(path)
 }

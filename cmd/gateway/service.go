@@ -175,7 +175,7 @@ func credentialsOf(cfg serviceConfig) ([]upstream.Credential, error) {
 }
 
 // hubDialer opens connections to the plant's hub.
-func hubDialer(cfg serviceConfig) func(context.Context) (*dial.Conn, error) {
+func hubDialer(cfg serviceConfig) func(context.Context, identity.Login) (*dial.Conn, error) {
 	hub := cfg.plant.Hub
 	webSocket := hub.Transport == "websocket"
 	address := cfg.hubAddress
@@ -194,7 +194,11 @@ func hubDialer(cfg serviceConfig) func(context.Context) (*dial.Conn, error) {
 		Address: address, ServerName: hub.Host, Roots: cfg.roots, WebSocket: webSocket,
 		WriteTimeout: upstream.DefaultWriteTimeout, MaxPacket: maxPacket,
 	}
-	return func(ctx context.Context) (*dial.Conn, error) { return dial.Hub(ctx, target) }
+	return func(ctx context.Context, to identity.Login) (*dial.Conn, error) {
+		target := target
+		target.Certificate = to.Certificate
+		return dial.Hub(ctx, target)
+	}
 }
 
 // trustedRoots reads the mapping's hub.trust; nil means the system's certificates.

@@ -1,0 +1,56 @@
+package identity
+
+import (
+	"crypto/tls"
+	"time"
+
+	gateway "iothub-gateway"
+)
+
+// apiVersion is the hub API whose topics and statuses upstream speaks (CON-19).
+const apiVersion = "2021-04-12"
+
+// Attempt is one try of an identity to connect.
+type Attempt struct {
+	Now time.Time
+	// Refused is how many times in a row the hub has refused the identity's credentials, and Failed how
+	// many attempts in a row ended without a connection, for whatever reason; both 0 after a connection.
+	Refused, Failed int
+}
+
+// Login is what one MQTT connection proves itself with.
+type Login struct {
+	// Hub is the name of the hub that knows the identity. The connection goes there, unless an IoT Edge
+	// gateway stands before it; user name and token name it in either case (CON-23).
+	Hub string
+	// ClientID is "device" or "device/module" as the hub knows it, which topics carry too: the identity's
+	// own name, unless a provisioning service or IoT Edge assigned another.
+	ClientID string
+	Username string
+	// Password is a token; empty if Certificate is the proof (CON-29).
+	Password    Secret
+	Certificate *tls.Certificate
+	// Expires is when the proof ends (the hub's grace comes on top, CON-48); zero if it does not.
+	Expires time.Time
+	// Watch tells that somebody else replaces the proof before it ends: it is worth looking now and then
+	// whether another Login differs.
+	Watch bool
+}
+
+// Same tells whether a connection that was made with other would gain nothing from being made again.
+func (l Login) Same(other Login) bool {
+	return l.Hub == other.Hub && l.ClientID == other.ClientID && l.Expires.Equal(other.Expires) &&
+		sameLeaf(l.Certificate, other.Certificate)
+}
+
+func sameLeaf(a, b *tls.Certificate) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return string(a.Certificate[0]) == string(b.Certificate[0])
+}
+
+// loginOf is the login of id at the hub called host, without its proof (CON-17 to CON-20).
+func loginOf(host string, id gateway.IdentityID) Login {
+	return Login{Hub: host, ClientID: string(id), Username: host + "/" + string(id) + "/?api-version=" + apiVersion}
+}
