@@ -47,7 +47,9 @@ type Config struct {
 	// StrictHoles answers exception 2 to a read that touches an address which no point covers;
 	// without it such addresses read as 0.
 	StrictHoles bool
-	Log         zerolog.Logger
+	// Faults is the script that is played from the start; see Play.
+	Faults Script
+	Log    zerolog.Logger
 }
 
 // Sim is a simulated plant. Its methods may be called from any goroutine, before, during and after
@@ -82,13 +84,22 @@ func New(cfg Config) (*Sim, error) {
 	}
 	for _, c := range cfg.Plant.Links {
 		if err := s.addLink(cfg, c, north); err != nil {
-			for _, l := range s.links {
-				l.listener.Close()
-			}
+			s.giveBack()
 			return nil, err
 		}
 	}
+	if err := s.Play(cfg.Faults); err != nil {
+		s.giveBack()
+		return nil, err
+	}
 	return s, nil
+}
+
+// giveBack closes what New has bound.
+func (s *Sim) giveBack() {
+	for _, l := range s.links {
+		l.listener.Close()
+	}
 }
 
 // addLink builds the units of one link and binds its listener.

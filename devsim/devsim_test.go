@@ -61,6 +61,15 @@ func TestAMappingThatCannotBeSimulatedLeavesNoPortTaken(t *testing.T) {
 		}
 		l.Close()
 	}
+	known := &mapping.Plant{Links: []modbus.Config{{Name: "a", Address: first}}}
+	if _, err := New(Config{Plant: known, Fixed: true, Faults: Script{"b": nil}}); err == nil || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("faults of an unknown link: %v", err)
+	}
+	l, err := net.Listen("tcp", first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
 }
 
 func TestADialOfALinkThatDoesNotExistIsAMistakeOfTheProgram(t *testing.T) {

@@ -37,44 +37,58 @@ func bytesSwapped(order string) bool {
 
 // layout is how one point's raw value lies in its cells.
 type layout struct {
-	order []uint8 // of whole registers; nil for a single bit
-	bit   int     // position in the cell of a single bit, as the wire has it
+	order []uint8 // of whole registers; nil for a part of one cell
+	shift int     // of the part in its cell, as the wire has it
+	width int     // of the part: 1 bit or a byte
 }
 
 func layoutOf(at modbus.Point) layout {
+	swapped := bytesSwapped(at.Order)
 	switch {
 	case at.Table.Bits():
-		return layout{}
+		return layout{width: 1}
 	case at.Bit != modbus.WholeRegister:
-		l := layout{bit: at.Bit}
-		if bytesSwapped(at.Order) {
-			l.bit ^= 8
+		l := layout{shift: at.Bit, width: 1}
+		if swapped {
+			l.shift ^= 8
 		}
 		return l
-	case at.Type == modbus.String && bytesSwapped(at.Order):
-		// The characters of a text have an order of their own; only the two of one register swap (MB-39).
+	case at.Type.Half():
+		l := layout{width: 8}
+		if at.Type.High() != swapped {
+			l.shift = 8
+		}
+		return l
+	case byRegister(at.Type) && swapped:
 		return layout{order: wireOrder("badc", 2*at.Registers())}
-	case at.Type == modbus.String:
+	case byRegister(at.Type):
 		return layout{order: wireOrder("abcd", 2*at.Registers())}
 	}
 	return layout{order: wireOrder(at.Order, 2*at.Registers())}
 }
 
-// single tells whether the point is one bit.
-func (l layout) single() bool { return l.order == nil }
+// byRegister tells whether the registers of a type have an order of their own; only the two bytes of one can
+// swap (MB-39).
+func byRegister(t modbus.Type) bool {
+	return t == modbus.String || t == modbus.Hex || t == modbus.TimeYMDHMS || t == modbus.TimeIEC870
+}
+
+// part tells whether the point is a part of a cell, and single whether that is one bit.
+func (l layout) part() bool   { return l.order == nil }
+func (l layout) single() bool { return l.part() && l.width == 1 }
 
 // mask has the bits of a cell that belong to the point.
 func (l layout) mask() uint16 {
-	if l.single() {
-		return 1 << l.bit
+	if l.part() {
+		return (1<<l.width - 1) << l.shift
 	}
 	return math.MaxUint16
 }
 
 // pack lays a raw value of up to 64 bits into words, one a cell.
 func (l layout) pack(raw uint64, words []uint16) {
-	if l.single() {
-		words[0] = uint16(raw&1) << l.bit
+	if l.part() {
+		words[0] = uint16(raw<<l.shift) & l.mask()
 		return
 	}
 	last := uint8(len(l.order) - 1)
@@ -87,8 +101,8 @@ func (l layout) pack(raw uint64, words []uint16) {
 
 // unpack is the inverse of pack.
 func (l layout) unpack(words []uint16) (raw uint64) {
-	if l.single() {
-		return uint64(words[0]>>l.bit) & 1
+	if l.part() {
+		return uint64(words[0]&l.mask()) >> l.shift
 	}
 	last := uint8(len(l.order) - 1)
 	for i, w := range words {
@@ -98,23 +112,28 @@ func (l layout) unpack(words []uint16) (raw uint64) {
 	return raw
 }
 
-// packText lays a text into words, filled up with NUL.
-func (l layout) packText(s string, words []uint16) {
-	text := make([]byte, len(l.order))
-	copy(text, s)
+// packBytes lays bytes into words, filled up with NUL.
+func (l layout) packBytes(b []byte, words []uint16) {
+	all := make([]byte, len(l.order))
+	copy(all, b)
 	for i := range words {
-		words[i] = uint16(text[l.order[2*i]])<<8 | uint16(text[l.order[2*i+1]])
+		words[i] = uint16(all[l.order[2*i]])<<8 | uint16(all[l.order[2*i+1]])
 	}
 }
 
-// unpackText reads a text up to its first NUL without the spaces behind it; what is no UTF-8 is
-// taken for Latin-1 (MB-39).
-func (l layout) unpackText(words []uint16, length int) string {
-	text := make([]byte, len(l.order))
+// unpackBytes is the inverse of packBytes.
+func (l layout) unpackBytes(words []uint16) []byte {
+	b := make([]byte, len(l.order))
 	for i, w := range words {
-		text[l.order[2*i]], text[l.order[2*i+1]] = byte(w>>8), byte(w)
+		b[l.order[2*i]], b[l.order[2*i+1]] = byte(w>>8), byte(w)
 	}
-	s, _, _ := strings.Cut(string(text[:length]), "\x00")
+	return b
+}
+
+// textIn reads a text up to its first NUL without the spaces behind it; what is no UTF-8 is taken for
+// Latin-1 (MB-39).
+func textIn(b []byte) string {
+	s, _, _ := strings.Cut(string(b), "\x00")
 	s = strings.TrimRight(s, " ")
 	if utf8.ValidString(s) {
 		return s

@@ -103,11 +103,11 @@ func TestATextSwapsItsCharactersOnlyWithinARegister(t *testing.T) {
 		p := with(ordered(modbus.String, test.order), func(p *modbus.Point) { p.Length = test.length })
 		l := layoutOf(p)
 		words := make([]uint16, p.Registers())
-		l.packText(test.text, words)
+		l.packBytes([]byte(test.text), words)
 		if !slices.Equal(words, test.want) {
 			t.Errorf("%s: packed %04X, want %04X", test.order, words, test.want)
 		}
-		if text := l.unpackText(test.want, test.length); text != test.text {
+		if text := textIn(l.unpackBytes(test.want)[:test.length]); text != test.text {
 			t.Errorf("%s: unpacked %q, want %q", test.order, text, test.text)
 		}
 	}
@@ -126,7 +126,7 @@ func TestATextEndsAtItsFirstNULAndKeepsForeignLetters(t *testing.T) {
 		{[]uint16{0, 0, 0}, ""},
 	}
 	for _, test := range tests {
-		if got := l.unpackText(test.words, 6); got != test.want {
+		if got := textIn(l.unpackBytes(test.words)); got != test.want {
 			t.Errorf("%04X: %q, want %q", test.words, got, test.want)
 		}
 	}

@@ -12,6 +12,9 @@ type tick int64
 
 func tickOf(t time.Time) tick { return tick(t.UnixMilli() / 100) }
 
+// time is when the tick begins.
+func (t tick) time() time.Time { return time.UnixMilli(100 * int64(t)).UTC() }
+
 const (
 	ticksPerSecond = 10
 	// commissioned is the tick at which every counter stood at 0: 2024-01-01T00:00:00Z.

@@ -20,14 +20,15 @@ type point struct {
 	layout layout
 	cells  []*cell // one a register or bit, in the order of the addresses
 	signal signal
+	factor *cell // holds the point's scale factor; nil: it has none
 	// still points do not move: writable ones, texts, and those that others make (share).
 	still bool
 }
 
 func newPoint(at modbus.Point, north gateway.Point, seed int64) *point {
 	p := &point{at: at, north: north, layout: layoutOf(at), signal: newSignal(seedOf(seed, string(at.ID)))}
-	p.still = at.Writable || at.Type != modbus.Bool && !wholeBinary(at.Type)
-	if wholeBinary(at.Type) {
+	p.still = at.Writable || at.Type == modbus.String || at.Type == modbus.Hex
+	if at.Type.Number() {
 		p.signal.move(north, carrierOf(at))
 	}
 	return p
@@ -40,23 +41,16 @@ func (p *point) end() int { return int(p.at.Address) + p.at.Registers() }
 // first word, a text. Bits start at 0.
 func (p *point) start() {
 	switch {
-	case p.at.Type == modbus.String:
-		words := make([]uint16, len(p.cells))
-		p.layout.packText(p.fixedText(), words)
-		p.store(words)
+	case p.at.Type.Text():
+		p.storeBytes(p.fixedBytes())
 	case len(p.at.Enum) > 0:
-		p.storeRaw(uint64(p.firstWord()))
+		p.storeWord(p.firstWord())
 	case p.at.Type == modbus.Bool || len(p.at.Flags) > 0:
 		p.storeRaw(0)
-	case wholeBinary(p.at.Type):
-		p.storeNumber(naturalSpan(p.north, carrierOf(p.at)).middle())
+	default:
+		at, _ := p.scaledNow()
+		p.storeNumber(naturalSpan(p.north, carrierOf(at)).middle())
 	}
-}
-
-// fixedText is a serial number of the point's own, as long as fits.
-func (p *point) fixedText() string {
-	text := fmt.Sprintf("SIM-%08X", uint32(p.signal.seed))
-	return text[:min(len(text), p.at.Length)]
 }
 
 // firstWord is the raw value of the first word that may be written, else of the first word.
@@ -81,8 +75,10 @@ func (p *point) wordRaw(word string) (int64, bool) {
 func (p *point) move(t tick) {
 	switch {
 	case p.still:
+	case isTime(p.at.Type):
+		p.storeBytes(timeBytes(p.at.Type, t.time()))
 	case len(p.at.Enum) > 0:
-		p.storeRaw(uint64(p.at.Enum[p.signal.choice(len(p.at.Enum), t)].Raw))
+		p.storeWord(p.at.Enum[p.signal.choice(len(p.at.Enum), t)].Raw)
 	case len(p.at.Flags) > 0:
 		var raw uint64
 		for _, f := range p.at.Flags {
@@ -104,7 +100,15 @@ func (p *point) move(t tick) {
 
 // storeNumber stores an engineering value; one that the registers cannot carry is left out.
 func (p *point) storeNumber(v float64) {
-	if raw, ok := numberBits(p.at, v); ok {
+	at, _ := p.scaledNow()
+	if raw, ok := numberBits(at, v); ok {
+		p.storeRaw(raw)
+	}
+}
+
+// storeWord stores the integer that stands for a word.
+func (p *point) storeWord(n int64) {
+	if raw, ok := wholeBits(p.at, n); ok {
 		p.storeRaw(raw)
 	}
 }
@@ -113,7 +117,7 @@ func (p *point) storeNumber(v float64) {
 func (p *point) storeRaw(raw uint64) {
 	for range p.at.NotAvailable {
 		if p.absent(raw) {
-			raw--
+			raw = below(p.at, raw)
 		}
 	}
 	var words [4]uint16
@@ -155,18 +159,26 @@ func (p *point) absent(raw uint64) bool {
 			return true
 		}
 	}
-	return isFloat(p.at.Type) && math.IsNaN(floatOf(p.at, raw))
+	if isDecimal(p.at.Type) {
+		_, ok := digitsIn(raw, width(p.at))
+		return !ok
+	}
+	return p.at.Type.Floating() && math.IsNaN(floatOf(p.at, raw))
+}
+
+func (p *point) unavailable(why string) error {
+	return fmt.Errorf("devsim: %s: %s: %w", p.at.ID, why, gateway.ErrNotAvailable)
 }
 
 // value reads words as the mapping says. Its error wraps gateway.ErrNotAvailable.
 func (p *point) value(words []uint16) (gateway.Value, error) {
-	if p.at.Type == modbus.String {
-		return gateway.TextValue(p.layout.unpackText(words, p.at.Length)), nil
+	if p.at.Type.Text() {
+		return p.text(words)
 	}
-	raw := p.layout.unpack(words)
+	raw := truncate(p.layout.unpack(words), p.at)
 	switch {
 	case p.absent(raw):
-		return gateway.Value{}, fmt.Errorf("devsim: %s: raw %#x: %w", p.at.ID, raw, gateway.ErrNotAvailable)
+		return gateway.Value{}, p.unavailable(fmt.Sprintf("raw %#x", raw))
 	case len(p.at.Enum) > 0:
 		return gateway.TextValue(p.word(raw)), nil
 	case len(p.at.Flags) > 0:
@@ -174,15 +186,12 @@ func (p *point) value(words []uint16) (gateway.Value, error) {
 	case p.at.Type == modbus.Bool:
 		return gateway.BoolValue(raw != 0), nil
 	}
-	return number(p.at, raw), nil
+	return p.number(raw)
 }
 
 // word is the enum's word for raw, or the number as text where there is none (MB-43).
 func (p *point) word(raw uint64) string {
-	n := int64(raw)
-	if isSigned(p.at.Type) {
-		n = signed(raw, p.at)
-	}
+	n := whole(p.at, raw)
 	for _, e := range p.at.Enum {
 		if e.Raw == n {
 			return e.Word
@@ -210,12 +219,12 @@ func (p *point) flags(raw uint64) string {
 // Its error wraps gateway.ErrRange.
 func (p *point) encode(v gateway.Value) ([]uint16, error) {
 	words := make([]uint16, len(p.cells))
-	if p.at.Type == modbus.String {
-		text, ok := v.Text()
-		if !ok || len(text) > p.at.Length {
-			return nil, p.refuse(v, fmt.Sprintf("needs a text of up to %d bytes", p.at.Length))
+	if p.at.Type.Text() {
+		b, err := p.textBytes(v)
+		if err != nil {
+			return nil, err
 		}
-		p.layout.packText(text, words)
+		p.layout.packBytes(b, words)
 		return words, nil
 	}
 	raw, err := p.encodeRaw(v)
@@ -230,13 +239,15 @@ func (p *point) encodeRaw(v gateway.Value) (uint64, error) {
 	switch {
 	case v.Kind() == gateway.Absent && len(p.at.NotAvailable) > 0:
 		return truncate(p.at.NotAvailable[0], p.at), nil
-	case v.Kind() == gateway.Absent && isFloat(p.at.Type):
+	case v.Kind() == gateway.Absent && p.at.Type.Floating():
 		raw, _ := numberBits(p.at, math.NaN())
 		return raw, nil
 	case len(p.at.Enum) > 0 && v.Kind() == gateway.Text:
 		word, _ := v.Text()
-		if raw, ok := p.wordRaw(word); ok {
-			return truncate(uint64(raw), p.at), nil
+		if n, ok := p.wordRaw(word); ok {
+			if raw, ok := wholeBits(p.at, n); ok {
+				return raw, nil
+			}
 		}
 		return 0, p.refuse(v, "not a word of the enum")
 	case len(p.at.Flags) > 0 && v.Kind() == gateway.Object:
@@ -255,17 +266,21 @@ func (p *point) encodeRaw(v gateway.Value) (uint64, error) {
 }
 
 func (p *point) encodeNumber(v gateway.Value) (uint64, error) {
-	rawGiven := plain(p.at) || len(p.at.Enum) > 0 || len(p.at.Flags) > 0
-	if raw, ok := integerBits(p.at, v); ok && rawGiven && !isFloat(p.at.Type) {
+	at, ok := p.scaled()
+	if !ok {
+		return 0, p.refuse(v, "its scale factor is none")
+	}
+	rawGiven := plain(at) || len(p.at.Enum) > 0 || len(p.at.Flags) > 0
+	if raw, ok := integerBits(p.at, v); ok && rawGiven && !p.at.Type.Floating() {
 		return raw, nil
 	}
 	x, ok := v.Number()
 	if !ok {
 		return 0, p.refuse(v, "needs a number")
 	}
-	raw, ok := numberBits(p.at, x)
+	raw, ok := numberBits(at, x)
 	if !ok {
-		limits := carried(p.at)
+		limits := carried(at)
 		return 0, p.refuse(v, fmt.Sprintf("%s carries %g to %g", p.at.Type, limits.lo, limits.hi))
 	}
 	return raw, nil

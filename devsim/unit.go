@@ -86,8 +86,9 @@ func (u *unit) settle() {
 				cmp.Compare(a.at.Bit, b.at.Bit))
 		})
 		t.share()
+		t.settleFactors()
 		for _, p := range t.points {
-			if p.at.Writable || p.at.Type == modbus.String {
+			if p.at.Writable || p.at.Type.Text() {
 				p.start()
 			}
 		}
@@ -108,21 +109,21 @@ func (p *point) open() {
 	}
 }
 
-// share decides who moves a register that a word and single bits of it name: the bits move and make
-// the word, but an enum moves and makes the bits, because not every number is a word.
+// share decides who moves a register that a word and parts of it name: the parts move and make the
+// word, but an enum moves and makes the parts, because not every number is a word.
 func (t *table) share() {
-	bits := make(map[*cell]bool)
+	parts := make(map[*cell]bool)
 	words := make(map[*cell]bool)
 	for _, p := range t.points {
 		for _, c := range p.cells {
-			bits[c] = bits[c] || p.layout.single()
-			words[c] = words[c] || !p.layout.single() && len(p.at.Enum) > 0
+			parts[c] = parts[c] || p.layout.part()
+			words[c] = words[c] || !p.layout.part() && len(p.at.Enum) > 0
 		}
 	}
 	for _, p := range t.points {
-		single := p.layout.single()
+		part := p.layout.part()
 		for _, c := range p.cells {
-			p.still = p.still || single && words[c] || !single && bits[c] && !words[c]
+			p.still = p.still || part && words[c] || !part && parts[c] && !words[c]
 		}
 	}
 }
