@@ -26,9 +26,13 @@
 //
 // They want the same Authorization, but no api-version; ca.pem wants neither.
 //
-//	GET  /hubsim/messages?after=N&max=N&device=ID   stored messages, a JSON array of Message; max is 1000 if not given
-//	GET  /hubsim/messages/stream?after=N&device=ID  stored messages, then live ones, as server-sent events;
-//	                                                the event's id is the sequence, Last-Event-ID is honoured
+//	GET  /hubsim/messages?after=N&max=N             stored messages, a JSON array of Message; max is 1000 if not given;
+//	                                                device=ID, module=ID and property=NAME or NAME=VALUE select some
+//	GET  /hubsim/messages/stream?after=N            stored messages, then live ones, as server-sent events; after=now
+//	                                                is live ones only; the event's id is the sequence, Last-Event-ID
+//	                                                is honoured; selected as above; with kind=connection, twin, device,
+//	                                                method or all also a ConnectionEvent, TwinEvent, DeviceEvent or
+//	                                                MethodEvent as it happens, under event: and without an id
 //	GET  /hubsim/events?after=N                     the newest connection events, a JSON array of ConnectionEvent
 //	GET  /hubsim/devices                            JSON array: deviceId, moduleId, connected, messages, lastActivity
 //	PUT  /hubsim/devices/{device}                   register; answers {"deviceId","moduleId"} and the Credential;

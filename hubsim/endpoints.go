@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 )
 
@@ -52,43 +51,13 @@ func seconds(name string, value *int, least int) (time.Duration, error) {
 	return time.Duration(*value) * time.Second, nil
 }
 
-// selection is which messages a request asks for.
-type selection struct {
-	after  uint64
-	limit  int
-	device string
-}
-
-func parseSelection(r *http.Request) (selection, error) {
-	query := r.URL.Query()
-	s := selection{limit: listDefault, device: query.Get("device")}
-	after := query.Get("after")
-	if last := r.Header.Get("Last-Event-ID"); last != "" {
-		after = last
-	}
-	var err error
-	if after != "" {
-		if s.after, err = strconv.ParseUint(after, 10, 64); err != nil {
-			return s, apiError(errArgument).because("after is not a sequence: " + after)
-		}
-	}
-	if text := query.Get("max"); text != "" {
-		if s.limit, err = strconv.Atoi(text); err != nil || s.limit < 1 {
-			return s, apiError(errArgument).because("max is not a positive number: " + text)
-		}
-	}
-	return s, nil
-}
-
-// takes tells whether m is of the device, of one of its modules, or of exactly that module.
-func (s selection) takes(m *Message) bool {
-	return s.device == "" || s.device == m.Device || s.device == m.identity()
-}
-
 func (h *Hub) getMessages(r *http.Request) (any, error) {
 	s, err := parseSelection(r)
 	if err != nil {
 		return nil, err
+	}
+	if s.now {
+		s.after = h.store.newest()
 	}
 	all, size := []Message{}, 0
 	for m := range h.stored(s.after) {
@@ -101,37 +70,6 @@ func (h *Hub) getMessages(r *http.Request) (any, error) {
 		}
 	}
 	return all, nil
-}
-
-// streamMessages sends messages as server-sent events for as long as the client listens.
-func (h *Hub) streamMessages(w http.ResponseWriter, r *http.Request) {
-	err := h.authorize(r, serviceConnect)
-	var s selection
-	if err == nil {
-		s, err = parseSelection(r)
-	}
-	if err != nil {
-		h.writeError(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	control := http.NewResponseController(w)
-	if control.Flush() != nil {
-		return
-	}
-	for m := range h.Watch(r.Context(), s.after) {
-		if !s.takes(&m) {
-			continue
-		}
-		text, err := json.Marshal(m)
-		if err != nil {
-			return
-		}
-		if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", m.Sequence, text); err != nil || control.Flush() != nil {
-			return
-		}
-	}
 }
 
 // deviceState is a line of GET /hubsim/devices.

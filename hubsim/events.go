@@ -54,7 +54,8 @@ type events struct {
 	all  []ConnectionEvent // the newest maxEvents count
 }
 
-func (e *events) add(one ConnectionEvent) {
+// add completes one and keeps it.
+func (e *events) add(one ConnectionEvent) ConnectionEvent {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.next++
@@ -63,6 +64,13 @@ func (e *events) add(one ConnectionEvent) {
 	if len(e.all) >= 2*maxEvents { // not every time: connections come by the thousand
 		e.all = slices.Delete(e.all, 0, maxEvents)
 	}
+	return one
+}
+
+// note keeps a connection event and shows it to those who watch.
+func (h *Hub) note(one ConnectionEvent) {
+	one = h.events.add(one)
+	h.registry.feed.tell(connectionKind, identityName(one.Device, one.Module), one)
 }
 
 // ConnectionEvents returns the newest thousand connection events with Sequence > after, oldest first.
@@ -98,21 +106,21 @@ func (s *session) event(operation string, err error) ConnectionEvent {
 // connected notes a connection that was let in.
 func (s *session) connected() {
 	s.since = time.Now()
-	s.hub.events.add(s.event("deviceConnect", nil))
+	s.hub.note(s.event("deviceConnect", nil))
 }
 
 // refused notes one that was not.
 func (s *session) refused(clientID string, err error) {
 	e := s.event("deviceConnect", err)
 	e.Device, e.Module = splitIdentity(clip(clientID))
-	s.hub.events.add(e)
+	s.hub.note(e)
 }
 
 // disconnected notes the end of one that was let in.
 func (s *session) disconnected(err error) {
 	e := s.event("deviceDisconnect", err)
 	e.Milliseconds = time.Since(s.since).Milliseconds()
-	s.hub.events.add(e)
+	s.hub.note(e)
 	if s.shown {
 		s.showState("deviceDisconnected")
 	}

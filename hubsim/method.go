@@ -90,6 +90,13 @@ func (c *calls) fail() {
 // returns what the device answered. Its error is an *Error with the hub's code, such as 404103 for a
 // device that is not connected or not subscribed, or ctx's.
 func (h *Hub) CallMethod(ctx context.Context, c MethodCall) (MethodResult, error) {
+	start := time.Now()
+	result, err := h.callMethod(ctx, c)
+	h.tellMethod(c, start, result.Status, err)
+	return result, err
+}
+
+func (h *Hub) callMethod(ctx context.Context, c MethodCall) (MethodResult, error) {
 	id, err := h.callee(c)
 	if err != nil {
 		return MethodResult{}, err
@@ -212,7 +219,7 @@ func (s *session) methodAnswer(rest, payload []byte) error {
 	}
 	answered, waiting := s.calls.finish(rid)
 	if !waiting {
-		s.hub.log.Info().Str("identity", s.id.name()).Str("clause", "METH-20").Msgf("%s: answer to method call %q, which is over or never was: dropped", s.id.name(), rid)
+		s.hub.log.Info().Str("identity", s.id.name()).Str("clause", "METH-20").Msgf("%s: answer to method call %q, which is over or never was: dropped", s.id.name(), clip(rid))
 		return nil
 	}
 	a := answer{status: status, payload: json.RawMessage("null")}

@@ -1,14 +1,16 @@
 package hubsim_test
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// pageCommand is a line of docs/hubsim.md that asks the hub: its path, its method and its body.
-var pageCommand = regexp.MustCompile(`(?m)^hub '([^']+)'(?: -X ([A-Z]+))?(?: -d '([^']*)')?$`)
+// pageCommand is a line of docs/hubsim.md that asks the hub: its path, its method, its body, and -N for a
+// stream.
+var pageCommand = regexp.MustCompile(`(?m)^hub '([^']+)'(?: -X ([A-Z]+))?(?: -d '([^']*)')?( -N)?$`)
 
 func TestTheCommandsOfThePageWork(t *testing.T) {
 	text, err := os.ReadFile("../docs/hubsim.md")
@@ -25,6 +27,12 @@ func TestTheCommandsOfThePageWork(t *testing.T) {
 	}
 	service := hub.rest(t)
 	for _, c := range all {
+		if c[4] != "" {
+			ctx, cancel := context.WithCancel(t.Context())
+			service.listen(ctx, c[1], "")
+			cancel()
+			continue
+		}
 		method := c[2]
 		switch {
 		case method == "" && c[3] != "":

@@ -21,6 +21,7 @@ import (
 type registry struct {
 	state    *state
 	policies []policy // never changes after open
+	feed     feed     // of everybody who watches the hub
 
 	mu         sync.RWMutex // guards identities and what is registered of each
 	identities map[string]*identity
@@ -237,6 +238,7 @@ func (r *registry) put(device, module string, edit func(*registration)) (reg reg
 	if was := id.registration; edit != nil {
 		if edit(&id.registration); id.registration != was {
 			all = append(all, change{identityKind, id.name(), id.registration})
+			r.tellDevice("update", id.registration)
 		}
 	}
 	return id.registration, r.state.write(all...), nil
@@ -270,6 +272,7 @@ func (r *registry) remove(family []*identity, name string, traces []change) (sto
 	}
 	for _, id := range family {
 		delete(r.identities, id.name())
+		r.tellDevice("delete", id.registration)
 		if parent := r.identities[id.DeviceID]; id.ModuleID != "" && parent != nil {
 			parent.modules--
 		}
@@ -287,6 +290,7 @@ func (r *registry) ensure(device, module string, all []change) (*identity, []cha
 		Credential: Credential{}.replace(Credential{}),
 	}}
 	r.identities[name] = id
+	r.tellDevice("create", id.registration)
 	return id, append(all, change{identityKind, name, id.registration})
 }
 

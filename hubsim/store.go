@@ -175,6 +175,16 @@ func (s *store) find(after uint64, limit int) (part, bool, <-chan struct{}) {
 	return s.segments[i].part(after, limit), true, s.wake
 }
 
+// newest is the sequence of the newest stored message, 0 if there was none.
+func (s *store) newest() uint64 {
+	if s.dir != "" {
+		return s.durable.Load()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next - 1
+}
+
 // segment is a run of consecutive messages: bytes in memory, or a file.
 type segment struct {
 	first   uint64

@@ -65,26 +65,25 @@ func (s section) change(patch object, replace bool, at time.Time) (section, erro
 	return s, checkSize(s.Values, "properties", maxSection)
 }
 
-// report applies a reported patch (TWIN-7 to TWIN-11). base is the version that the device knows, nil if
+// report applies a reported patch and returns it (TWIN-7 to TWIN-11). base is the version that the device knows, nil if
 // it does not say (TWIN-18).
-func (t *twinState) report(text []byte, base *uint64, at time.Time) error {
-	patch, err := parseObject(text)
-	if err != nil {
-		return err
+func (t *twinState) report(text []byte, base *uint64, at time.Time) (patch object, err error) {
+	if patch, err = parseObject(text); err != nil {
+		return nil, err
 	}
 	if err := checkPatch(patch, "reported"); err != nil {
-		return err
+		return nil, err
 	}
 	if base != nil && *base != t.Reported.Version {
-		return apiError(errPrecondition).because("the version of the reported properties is another")
+		return nil, apiError(errPrecondition).because("the version of the reported properties is another")
 	}
 	reported, err := t.Reported.change(patch, false, at)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t.Reported = reported
 	t.Changes++
-	return nil
+	return patch, nil
 }
 
 // edit is a change from the service side. A nil section is left alone.

@@ -207,10 +207,12 @@ func (h *Hub) reportTwin(id *identity, patch []byte, base *uint64) (version uint
 		if t.gone {
 			return nil, apiError(errNoDevice)
 		}
-		if err := t.report(patch, base, time.Now()); err != nil {
+		reported, err := t.report(patch, base, time.Now())
+		if err != nil {
 			return nil, err
 		}
 		version = t.Reported.Version
+		h.tellTwin(id, TwinEvent{Operation: "updateTwin", Version: t.Changes, Reported: reported})
 		return h.state.put(twinKind, id.name(), t.twinState), nil
 	}
 	stored, err := note()

@@ -127,6 +127,11 @@ func (h *Hub) editTwin(id *identity, e edit, ifMatch string) (answer twinJSON, s
 		return answer, nil, twinError(err)
 	}
 	stored = h.state.put(twinKind, id.name(), t.twinState)
+	change := TwinEvent{Operation: "updateTwin", Version: t.Changes, Tags: e.tags, Desired: e.desired}
+	if e.replace {
+		change.Operation = "replaceTwin"
+	}
+	h.tellTwin(id, change)
 	if e.desired != nil {
 		told := e.desired
 		if e.replace { // the new section as a whole (TWIN-13)
