@@ -41,6 +41,8 @@ type link struct {
 	random func() float64
 	log    zerolog.Logger
 
+	refusals int            // keep's: of credentials in a row, for the next attempt
+	failures int            // keep's: attempts in a row that ended without a connection
 	work     sync.WaitGroup // commands in work
 	busy     atomic.Int32   // commands in work
 	acked    atomic.Uint64  // sequence released last
@@ -88,10 +90,19 @@ func (l *link) keep(ctx context.Context) {
 		pause := delay(tries, l.mostPause(err), l.random())
 		l.logLoss(err, pause)
 		tries++
-		if !wait(ctx, pause) {
+		if !l.pause(ctx, pause, err) {
 			return
 		}
 	}
+}
+
+// pause waits before the next attempt; what is healed by setting the clock is tried again once that
+// is done.
+func (l *link) pause(ctx context.Context, d time.Duration, err error) bool {
+	if aboutClock(err) {
+		return l.pool.clocks.untilSet(ctx, d)
+	}
+	return wait(ctx, d)
 }
 
 // logLoss says why there is no connection: aloud when that is news.
@@ -106,7 +117,7 @@ func (l *link) logLoss(err error, pause time.Duration) {
 // mostPause is how far the backoff grows after err.
 func (l *link) mostPause(err error) time.Duration {
 	var refused *refusedError
-	if errors.As(err, &refused) && (refused.code == refusedNotAuth || refused.code == refusedBadLogin) {
+	if errors.As(err, &refused) && refused.credentials() && !aboutClock(err) {
 		return refusalFactor * l.pool.cfg.RetryMost
 	}
 	return l.pool.cfg.RetryMost

@@ -29,6 +29,11 @@ const (
 type Config struct {
 	// Dial opens one guarded connection (dial.Hub) to the hub of a login, with its certificate.
 	Dial func(ctx context.Context, to identity.Login) (*dial.Conn, error)
+	// ServerTime asks the hub of a login what its clock shows (dial.ServerTime), for when the hub refuses
+	// credentials; nil: the clock is never blamed.
+	ServerTime func(ctx context.Context, of identity.Login) (time.Time, error)
+	// Now is this machine's clock; nil: time.Now.
+	Now func() time.Time
 	// Window is how many messages of one identity may be in flight.
 	Window int
 	// ConnectRate is how many connections are opened per second, over all identities.
@@ -76,6 +81,7 @@ type Member struct {
 type Pool struct {
 	cfg    Config
 	links  []*link
+	clocks *hubClocks
 	pace   *rate.Limiter
 	shaper *shaper
 	handle func(context.Context, gateway.Command) gateway.Reply
@@ -90,7 +96,10 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 	setDefault(&cfg.DrainTimeout, DefaultDrainTimeout)
 	setDefault(&cfg.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&cfg.RetryMost, DefaultRetryMost)
-	p := &Pool{cfg: cfg, handle: handle, pace: rate.NewLimiter(rate.Limit(cfg.ConnectRate), 1),
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), pace: rate.NewLimiter(rate.Limit(cfg.ConnectRate), 1),
 		shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
 	for _, m := range members {
 		p.links = append(p.links, &link{

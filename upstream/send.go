@@ -68,7 +68,7 @@ func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
 		e := &entries[i]
 		id, first := s.flight.add(e.Seq, now)
 		if first {
-			s.late.Reset(s.pool.cfg.AckTimeout)
+			s.late.Reset(s.pool.cfg.firstLook())
 		}
 		out.topic = appendMessageTopic(out.topic[:0], s.events, e.ID(), &e.Telemetry)
 		out.packets = appendPublish(out.packets, out.topic, id, e.Telemetry.Body)
@@ -85,42 +85,6 @@ func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
 		out.packets = nil
 	}
 	return nil
-}
-
-// checkProgress ends a connection on which the hub acknowledges nothing, and looks again while
-// something is in flight.
-func (s *session) checkProgress() {
-	since, some := s.flight.waiting()
-	if !some {
-		return
-	}
-	left := s.pool.cfg.AckTimeout - time.Since(since)
-	if left <= 0 {
-		s.lose(errAckTimeout)
-		return
-	}
-	s.late.Reset(left)
-}
-
-// drain waits until nothing is in flight and no command in work any more, and then returns reason.
-func (s *session) drain(reason error) error {
-	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
-	defer limit.Stop()
-	look := time.NewTicker(10 * time.Millisecond) // for the commands, whose end nobody tells
-	defer look.Stop()
-	for {
-		if _, some := s.flight.waiting(); !some && s.busy.Load() == 0 {
-			return reason
-		}
-		select {
-		case <-s.flight.room:
-		case <-look.C:
-		case <-limit.C:
-			return errDrain
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
-		}
-	}
 }
 
 // acknowledge releases the queue's entry that a PUBACK is about. It is called on the goroutine that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -25,9 +26,7 @@ const (
 )
 
 var (
-	errRenew      = errors.New("the token is due for renewal")
-	errAckTimeout = errors.New("no acknowledgement from the hub in time")
-	errDrain      = errors.New("stopped before everything in flight was acknowledged")
+	errDrain = errors.New("stopped before everything in flight was acknowledged")
 )
 
 // refusedError is the hub's own "no" to a CONNECT.
@@ -35,10 +34,15 @@ type refusedError struct{ code byte }
 
 func (e *refusedError) Error() string {
 	text := fmt.Sprintf("the hub refused the connection: %v (code %d)", packets.ConnErrors[e.code], e.code)
-	if e.code == refusedNotAuth || e.code == refusedBadLogin {
+	if e.credentials() {
 		text += "; compare the identity's key with the hub's, and see that it is enabled there and that this clock is right"
 	}
 	return text
+}
+
+// credentials tells whether it is about who we are.
+func (e *refusedError) credentials() bool {
+	return e.code == refusedNotAuth || e.code == refusedBadLogin
 }
 
 // session is one connection of one identity, from CONNECT to its loss.
@@ -52,7 +56,8 @@ type session struct {
 	ctx      context.Context // ends, with a cause, when the connection is no more
 	lose     context.CancelCauseFunc
 	flight   *flight
-	late     *time.Timer // ends the connection if nothing in flight is acknowledged in time
+	taken    atomic.Uint64 // PUBLISH packets of the hub that receive has had
+	late     *time.Timer   // ends the connection if nothing in flight is acknowledged in time
 }
 
 // noStore keeps paho from remembering messages: a token that it completes from memory after a loss
@@ -73,64 +78,51 @@ func (l *link) serve(ctx context.Context) error {
 	s := &session{link: l, commands: ctx, flight: newFlight(l.pool.cfg.Window)}
 	s.ctx, s.lose = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.lose(nil)
-	expires, err := s.open(ctx)
-	if err != nil {
-		return err
+	if err := s.open(ctx); err != nil {
+		return l.failed(ctx, s.login, err)
 	}
+	l.refusals, l.failures = 0, 0
 	defer s.client.Disconnect(disconnectWait)
 	l.noteConnected()
 
 	sending, stop := context.WithCancelCause(s.ctx)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
-	defer s.renewal(expires, stop).Stop()
-	s.late = time.AfterFunc(l.pool.cfg.AckTimeout, s.checkProgress)
+	defer s.renew(sending, stop).Stop()
+	s.late = time.AfterFunc(l.pool.cfg.firstLook(), s.checkProgress)
 	defer s.late.Stop()
 	s.send(sending)
 	if lost := context.Cause(s.ctx); lost != nil {
 		return lost
 	}
-	return s.drain(context.Cause(sending))
+	return s.finish(context.Cause(sending))
 }
 
-// renewal ends the connection when its token is due: between two commands, so that each is answered
-// on the connection it came on, unless the token is about to end.
-func (s *session) renewal(expires time.Time, stop context.CancelCauseFunc) *time.Timer {
-	life := time.Until(expires)
-	var timer *time.Timer
-	armed := make(chan struct{}) // closed when timer is set, which a short life could overtake
-	timer = time.AfterFunc(renewIn(life, s.random()), func() {
-		<-armed
-		if s.busy.Load() > 0 && time.Until(expires) > life/20 {
-			timer.Reset(time.Second)
-			return
-		}
-		stop(errRenew)
-	})
-	close(armed)
-	return timer
+// failed counts an attempt that ended without a connection, and says whether the clock is to blame.
+func (l *link) failed(ctx context.Context, login identity.Login, err error) error {
+	l.failures++
+	var refused *refusedError
+	if errors.As(err, &refused) && refused.credentials() {
+		l.refusals++
+		return l.pool.clocks.explain(ctx, login, err)
+	}
+	return err
 }
 
-// open proves who we are, connects and subscribes, and returns when the proof ends. It works on a
+// open proves who we are, connects and subscribes. It works on a
 // goroutine of its own, whose stack, grown by cryptography, is not kept for as long as the connection
 // lasts: thousands of identities would each hold it.
-func (s *session) open(ctx context.Context) (expires time.Time, err error) {
+func (s *session) open(ctx context.Context) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if s.login, err = s.member.Credential.Login(ctx, identity.Attempt{Now: time.Now()}); err == nil {
+		if s.login, err = s.member.Credential.Login(ctx, identity.Attempt{Now: s.pool.cfg.Now(), Refused: s.refusals, Failed: s.failures}); err == nil {
 			s.events = eventsTopic(gateway.IdentityID(s.login.ClientID))
-			expires, err = s.login.Expires, s.connect(ctx)
+			err = s.connect(ctx)
 		}
 	}()
 	<-done // connect watches ctx
-	return expires, err
-}
-
-// renewIn is when to renew a token that holds for life: between 75 and 85 % of it, so that thousands
-// of identities do not renew together (CON-49).
-func renewIn(life time.Duration, r float64) time.Duration {
-	return time.Duration((0.75 + 0.10*r) * float64(life))
+	return err
 }
 
 // connect opens the connection and subscribes to direct methods.
@@ -147,7 +139,10 @@ func (s *session) connect(ctx context.Context) error {
 		SetKeepAlive(keepAlive).SetPingTimeout(pingTimeout).
 		SetConnectTimeout(connectTimeout).SetWriteTimeout(s.pool.cfg.WriteTimeout).
 		SetOrderMatters(true).SetAutoAckDisabled(true).
-		SetDefaultPublishHandler(s.receive).
+		SetDefaultPublishHandler(func(c mqtt.Client, m mqtt.Message) {
+			s.receive(c, m)
+			s.taken.Add(1)
+		}).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lose(fmt.Errorf("connection lost: %w", err)) }).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
 			var conn *dial.Conn

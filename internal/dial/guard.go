@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
 // MQTT control packet types that the connection looks into (MQTT 3.1.1 section 2.2.1).
 const (
 	typeConnack = 2
+	typePublish = 3
 	typeSuback  = 9
 	puback      = 0x40 // first byte of a PUBACK, which is always 4 bytes long
 	pubackSize  = 4
@@ -30,6 +32,9 @@ type Conn struct {
 	out       *writer
 	maxPacket int
 	acked     func(id uint16)
+	made      time.Time
+	heard     atomic.Int64  // when something was received last, nanoseconds since made
+	publishes atomic.Uint64 // PUBLISH packets that have begun to pass
 
 	// The rest belongs to the goroutine that reads.
 	input   [inputSize]byte
@@ -47,12 +52,18 @@ type Conn struct {
 // code beyond 5, and a SUBACK for more than one filter. The MQTT library above takes the third for
 // success, allocates whatever the first says and panics at the last.
 func Guard(conn net.Conn, writeTimeout time.Duration, maxPacket int) *Conn {
-	return &Conn{Conn: conn, out: newWriter(conn, writeTimeout), maxPacket: maxPacket, acked: func(uint16) {}}
+	return &Conn{Conn: conn, made: time.Now(), out: newWriter(conn, writeTimeout), maxPacket: maxPacket, acked: func(uint16) {}}
 }
 
 // Acks makes f hear of each PUBACK whose id is FirstOwnID or more, in the order they come, on the
 // goroutine that reads; it must not wait. Call it before the first read.
 func (c *Conn) Acks(f func(id uint16)) { c.acked = f }
+
+// Heard is when something was received last, or when the connection was made.
+func (c *Conn) Heard() time.Time { return c.made.Add(time.Duration(c.heard.Load())) }
+
+// Publishes is how many PUBLISH packets the reader above has been given, the one in progress included.
+func (c *Conn) Publishes() uint64 { return c.publishes.Load() }
 
 // Write takes whole packets; they are sent within the write timeout, in order.
 func (c *Conn) Write(b []byte) (int, error) { return c.out.Write(b) }
@@ -86,6 +97,7 @@ func (c *Conn) fill() error {
 	n, err := c.Conn.Read(c.input[c.to:])
 	c.to += n
 	if n > 0 {
+		c.heard.Store(int64(time.Since(c.made)))
 		return nil // an error comes again
 	}
 	if err == nil {
@@ -124,6 +136,9 @@ func (c *Conn) follow(b []byte) (int, error) {
 		switch {
 		case c.field == 0:
 			c.kind, c.length, c.field = b[i]>>4, 0, 1
+			if c.kind == typePublish {
+				c.publishes.Add(1)
+			}
 		case c.field <= 4:
 			c.length |= int(b[i]&0x7f) << (7 * (c.field - 1))
 			if b[i]&0x80 != 0 {

@@ -1,0 +1,151 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"iothub-gateway/identity"
+)
+
+const (
+	// watchEvery is how often a proof that somebody else replaces is looked at.
+	watchEvery = time.Minute
+	// busyRetry is how long a renewal waits for commands in work before it looks again.
+	busyRetry = time.Second
+	// unsubscribeWait is how long the hub may take to hear that it must send no more commands.
+	unsubscribeWait = 3 * time.Second
+)
+
+var errRenew = errors.New("the proof of identity is due for renewal")
+
+// renewal ends a connection whose proof is due, or has been replaced: between two commands, so that each
+// is answered on the connection it came on, unless the proof is about to end.
+type renewal struct {
+	s     *session
+	life  time.Duration // of the proof, when the connection was made
+	stop  context.CancelCauseFunc
+	ctx   context.Context // ends with the connection
+	told  string          // why the next proof cannot be had, as it was logged last
+	turn  sync.Mutex      // held while looking
+	timer *time.Timer
+}
+
+// renew starts to look after the proof, until Stop; ctx is that of sending, which stop ends.
+func (s *session) renew(ctx context.Context, stop context.CancelCauseFunc) *renewal {
+	r := &renewal{s: s, stop: stop, ctx: ctx}
+	first := watchIn(s.random())
+	switch {
+	case s.login.Expires.IsZero() && !s.login.Watch:
+		return r
+	case !s.login.Watch:
+		r.life = time.Until(s.login.Expires)
+		first = renewIn(r.life, s.random())
+	}
+	r.turn.Lock() // a short life could overtake the assignment
+	defer r.turn.Unlock()
+	r.timer = time.AfterFunc(first, r.look)
+	return r
+}
+
+// Stop ends looking; the context has ended.
+func (r *renewal) Stop() {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
+
+// look renews now, or says when to look again.
+func (r *renewal) look() {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	switch {
+	case r.ctx.Err() != nil:
+	case r.s.login.Watch && !r.replaced():
+		r.timer.Reset(watchIn(r.s.random()))
+	case r.s.busy.Load() > 0 && time.Until(r.s.login.Expires) > r.life/20:
+		r.timer.Reset(busyRetry)
+	default:
+		r.stop(errRenew)
+	}
+}
+
+// replaced tells whether another proof is there than the connection was made with.
+func (r *renewal) replaced() bool {
+	login, err := r.s.member.Credential.Login(r.ctx, identity.Attempt{Now: r.s.pool.cfg.Now()})
+	if err == nil {
+		r.told = ""
+		return !login.Same(r.s.login)
+	}
+	if told := err.Error(); r.ctx.Err() == nil && told != r.told {
+		r.told = told
+		r.s.log.Warn().Err(err).Msg("the next proof of the identity is not good; the connection stands as long as the hub lets it")
+	}
+	return false
+}
+
+// renewIn is when to renew a proof that holds for life: between 75 and 85 % of it, so that thousands of
+// identities do not renew together (CON-49).
+func renewIn(life time.Duration, r float64) time.Duration {
+	return time.Duration((0.75 + 0.10*r) * float64(life))
+}
+
+// watchIn is when to look at a proof that somebody else replaces: each identity in its own time.
+func watchIn(r float64) time.Duration {
+	return time.Duration((0.5 + 0.5*r) * float64(watchEvery))
+}
+
+// finish ends what the connection has begun and then returns reason: the hub sends no more commands,
+// those that it has sent are answered, and what is in flight is acknowledged.
+func (s *session) finish(reason error) error {
+	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
+	defer limit.Stop()
+	look := time.NewTicker(10 * time.Millisecond) // for the commands, whose end nobody tells
+	defer look.Stop()
+	quiet := s.unsubscribe()
+	for {
+		if _, some := s.flight.waiting(); !some && quiet.Done() && s.idle() {
+			return reason
+		}
+		select {
+		case <-s.flight.room:
+		case <-look.C:
+		case <-limit.C:
+			return errDrain
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+	}
+}
+
+// idle tells that all that the hub has sent has been taken, and no command is in work.
+func (s *session) idle() bool {
+	return s.taken.Load() == s.conn.Publishes() && s.busy.Load() == 0
+}
+
+// farewell is the hub's word that it sends no more commands.
+type farewell struct {
+	token mqtt.Token
+	until time.Time
+}
+
+// unsubscribe asks for no more commands: who calls one from now on hears from the hub that the device
+// is away, or waits for it (METH-10), instead of a time-out.
+func (s *session) unsubscribe() farewell {
+	return farewell{s.client.Unsubscribe(methodFilter), time.Now().Add(unsubscribeWait)}
+}
+
+// Done is true when the hub has answered, or does not.
+func (f farewell) Done() bool {
+	select {
+	case <-f.token.Done():
+		return true
+	default:
+		return time.Now().After(f.until)
+	}
+}
