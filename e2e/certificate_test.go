@@ -9,11 +9,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"testing"
 	"time"
 )
 
-// issue makes a certificate with this common name, signed by parent, or by itself if there is none.
+// issue makes a certificate with this common name, signed by parent, or by itself if there is none. One that is
+// signed is good for a client, and for a server on this machine.
 func issue(t *testing.T, name string, parent *tls.Certificate) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -28,7 +30,8 @@ func issue(t *testing.T, name string, parent *tls.Certificate) tls.Certificate {
 	if parent == nil {
 		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageDigitalSignature
 	} else {
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+		template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
 		if signer, err = x509.ParseCertificate(parent.Certificate[0]); err != nil {
 			t.Fatal(err)
 		}

@@ -2,10 +2,14 @@ package e2e
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/simonvetter/modbus"
 
 	"iothub-gateway/hubsim"
 )
@@ -28,7 +32,31 @@ func call(t *testing.T, hub *hubsim.Hub, device, method, payload string) (int, m
 
 func TestARegisterArrivesInTheHubAndAMethodComesBack(t *testing.T) {
 	hub, plc := startHub(t), startPLC(t)
-	plant := newPlant(t, hub, plc.devices("100ms"), plcIdentities...)
+	upAndDown(t, newPlant(t, hub, plc.devices("100ms"), plcIdentities...), plc)
+}
+
+// The same over Modbus Security: both sides show a certificate of the plant's authority.
+func TestARegisterArrivesInTheHubAndAMethodComesBackOverTLS(t *testing.T) {
+	authority := issue(t, "plant 7", nil)
+	own, client := issue(t, "plc", &authority), issue(t, "gateway", &authority)
+	trust, _ := pemOf(t, authority)
+	clients := x509.NewCertPool()
+	clients.AppendCertsFromPEM([]byte(trust))
+	plc := startPLCAs(t, modbus.ServerConfiguration{URL: "tcp+tls://", TLSServerCert: &own, TLSClientCAs: clients})
+	plant := newPlant(t, startHub(t), plc.devicesAt(fmt.Sprintf(
+		"{ tls: %q, timeout: 2s, trust: file:plant-ca.pem, certificate: file:gateway.pem, private_key: file:gateway.key }", plc.address), "100ms"), plcIdentities...)
+	certificate, key := pemOf(t, client)
+	for name, text := range map[string]string{"plant-ca.pem": trust, "gateway.pem": certificate, "gateway.key": key} {
+		plant.write(name, text)
+	}
+	upAndDown(t, plant, plc)
+}
+
+// upAndDown runs a gateway on the plant until the PLC's registers have arrived in the hub and methods have
+// written them.
+func upAndDown(t *testing.T, plant *plant, plc *plc) {
+	t.Helper()
+	hub := plant.hub
 	plant.start()
 
 	eventually(t, 20*time.Second, "every identity is connected and its readings have arrived", func() bool {

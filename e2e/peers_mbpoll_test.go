@@ -3,11 +3,13 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +19,7 @@ import (
 const meter = `version: 1
 hub: { host: plant7.azure-devices.net }
 links:
-  hall: { tcp: 10.7.3.11:502 }
+  hall: %s
 devices:
   meter:
     local: true
@@ -36,18 +38,38 @@ devices:
 // devices is a `gateway devsim` with the meter, in a process of its own.
 type devices struct {
 	t     *testing.T
-	dials string // host:port of its HTTP side
-	port  string // of the Modbus link
+	dials string   // host:port of its HTTP side
+	reach []string // how mbpoll is told the way to the meter
+	last  string   // of that, what stands behind the options
 }
 
-func startDevices(t *testing.T) *devices {
+// onEachWire runs a test against a meter behind TCP, and one behind a serial port.
+func onEachWire(t *testing.T, test func(t *testing.T, sim *devices)) {
+	t.Run("TCP", func(t *testing.T) {
+		sim, address := startDevices(t, "{ tcp: 10.7.3.11:502 }")
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sim.reach, sim.last = []string{"-m", "tcp", "-p", port}, host
+		test(t, sim)
+	})
+	t.Run("RTU", func(t *testing.T) {
+		sim, path := startDevices(t, "{ serial: /dev/ttyS7, baud: 115200, parity: even, stop_bits: 1 }")
+		sim.reach, sim.last = []string{"-m", "rtu", "-b", "115200", "-P", "even"}, path
+		test(t, sim)
+	})
+}
+
+// startDevices starts the meter behind a link, and returns where that is simulated.
+func startDevices(t *testing.T, link string, flags ...string) (sim *devices, address string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mapping.yaml")
-	if err := os.WriteFile(path, []byte(meter), 0o600); err != nil {
+	if err := os.WriteFile(path, fmt.Appendf(nil, meter, link), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := &devices{t: t, dials: "127.0.0.1:" + freePort(t)}
-	launch(t, "devsim", path, "--dials", d.dials)
+	launch(t, append([]string{"devsim", path, "--dials", d.dials}, flags...)...)
 	eventually(t, 20*time.Second, "the dials answer", func() bool {
 		response, err := http.Get("http://" + d.dials + "/devices")
 		if err != nil {
@@ -60,10 +82,10 @@ func startDevices(t *testing.T) *devices {
 		if err := json.NewDecoder(response.Body).Decode(&all); err != nil || len(all) != 1 {
 			t.Fatalf("devices: %s, %v, %+v", response.Status, err, all)
 		}
-		_, d.port, err = net.SplitHostPort(all[0].Address)
-		return err == nil
+		address = all[0].Address
+		return true
 	})
-	return d
+	return d, address
 }
 
 // ask sends a request to the dials and returns the body of the answer.
@@ -95,8 +117,8 @@ func (d *devices) value(point string) string {
 // mbpoll asks unit 3 once. Words are its options, then the values to be written, if any.
 func (d *devices) mbpoll(options, values string) ran {
 	d.t.Helper()
-	args := append([]string{"-m", "tcp", "-p", d.port, "-a", "3", "-1", "-o", "10"}, strings.Fields(options)...)
-	return peer(d.t, "mbpoll", append(append(args, "127.0.0.1"), strings.Fields(values)...)...)
+	args := slices.Concat(d.reach, []string{"-a", "3", "-1", "-o", "10"}, strings.Fields(options), []string{d.last}, strings.Fields(values))
+	return peer(d.t, "mbpoll", args...)
 }
 
 var polled = regexp.MustCompile(`(?m)^\[\d+\]:\s+(.+?)\s*$`)
@@ -109,8 +131,9 @@ func (r ran) shown() string {
 	return ""
 }
 
-func TestMbpollReadsWhatTheSimulatorSays(t *testing.T) {
-	sim := startDevices(t)
+func TestMbpollReadsWhatTheSimulatorSays(t *testing.T) { onEachWire(t, mbpollReads) }
+
+func mbpollReads(t *testing.T, sim *devices) {
 	for _, c := range []struct{ point, value, options, shows string }{
 		{"temp", "-12.3", "-0 -t 4 -r 100", "65413 (-123)"},
 		{"temp", "-12.4", "-t 4 -r 101", "65412 (-124)"}, // counting from 1, as mbpoll does without -0
@@ -135,8 +158,9 @@ func TestMbpollReadsWhatTheSimulatorSays(t *testing.T) {
 	}
 }
 
-func TestWhatMbpollWritesTheSimulatorKeeps(t *testing.T) {
-	sim := startDevices(t)
+func TestWhatMbpollWritesTheSimulatorKeeps(t *testing.T) { onEachWire(t, mbpollWrites) }
+
+func mbpollWrites(t *testing.T, sim *devices) {
 	for _, c := range []struct{ point, options, written, says string }{
 		{"temp", "-0 -t 4 -r 100", "215", "21.5"},
 		{"pump", "-0 -t 0 -r 4", "1", "true"},
@@ -151,8 +175,9 @@ func TestWhatMbpollWritesTheSimulatorKeeps(t *testing.T) {
 	}
 }
 
-func TestMbpollSeesTheFaultsThatAreDialled(t *testing.T) {
-	sim := startDevices(t)
+func TestMbpollSeesTheFaultsThatAreDialled(t *testing.T) { onEachWire(t, mbpollDials) }
+
+func mbpollDials(t *testing.T, sim *devices) {
 	for _, c := range []struct{ dials, options, says string }{
 		{`{"exception": 2}`, "-0 -t 4 -r 100", "Illegal data address"},
 		{`{"exception": 4}`, "-0 -t 1 -r 9", "Slave device or server failure"},
@@ -166,5 +191,33 @@ func TestMbpollSeesTheFaultsThatAreDialled(t *testing.T) {
 	sim.ask(http.MethodPost, "/links/hall/units/3", `{"mute": false}`)
 	if got := sim.mbpoll("-0 -t 4 -r 100", ""); got.code != 0 {
 		t.Errorf("without faults: exit code %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+}
+
+// What a script does to answers, an independent master sees as the fault it is.
+func TestMbpollSeesTheFaultsOfAScript(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "faults.json")
+	if err := os.WriteFile(script, []byte(`{"hall": [
+		{"do": "exception", "code": 4, "addresses": [100, 100]},
+		{"do": "corrupt", "addresses": [7, 7]},
+		{"do": "silent", "addresses": [9, 9], "times": 1},
+		{"do": "split", "bytes": 3, "after": "10ms", "addresses": [4, 4]}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sim, path := startDevices(t, "{ serial: /dev/ttyS7, baud: 9600, parity: even, stop_bits: 1 }", "--faults", script, "--strict-holes")
+	sim.reach, sim.last = []string{"-m", "rtu", "-b", "9600", "-P", "even"}, path
+	for _, c := range []struct{ options, says string }{
+		{"-0 -t 4 -r 100", "Slave device or server failure"},
+		{"-0 -t 4 -r 101", "Illegal data address"}, // nothing of the mapping is there
+		{"-0 -t 3 -r 7 -o 0.5", "Invalid CRC"},
+		{"-0 -t 1 -r 9 -o 0.2", "Connection timed out"},
+		{"-0 -t 1 -r 9", ""}, // it was to happen once
+		{"-0 -t 0 -r 4", ""},
+		{"-0 -t 4 -r 200", ""},
+	} {
+		got := sim.mbpoll(c.options, "")
+		if failed := c.says != ""; failed != (got.code != 0) || !strings.Contains(got.stderr, c.says) || failed == (got.shown() != "") {
+			t.Errorf("%s: exit code %d, want %q\n%s%s", c.options, got.code, c.says, got.stdout, got.stderr)
+		}
 	}
 }

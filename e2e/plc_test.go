@@ -22,13 +22,20 @@ type plc struct {
 
 func startPLC(t *testing.T) *plc {
 	t.Helper()
+	return startPLCAs(t, modbus.ServerConfiguration{URL: "tcp://"})
+}
+
+// startPLCAs starts it with settings of the library, in whose URL the address is still missing.
+func startPLCAs(t *testing.T, cfg modbus.ServerConfiguration) *plc {
+	t.Helper()
 	probe, err := net.Listen("tcp", "127.0.0.1:0") // the library cannot tell which port it took
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &plc{address: probe.Addr().String(), holding: map[uint16]uint16{}, coils: map[uint16]bool{}}
 	probe.Close()
-	server, err := modbus.NewServer(&modbus.ServerConfiguration{URL: "tcp://" + p.address, MaxClients: 10}, p)
+	cfg.URL, cfg.MaxClients = cfg.URL+p.address, 10
+	server, err := modbus.NewServer(&cfg, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +102,13 @@ func (p *plc) coil(address uint16) bool {
 // devices is the mapping of the PLC: two identities on one unit, and one on a unit that answers
 // everything with an exception.
 func (p *plc) devices(poll string) string {
+	return p.devicesAt(fmt.Sprintf("{ tcp: %q, timeout: 1s }", p.address), poll)
+}
+
+// devicesAt is devices behind a link.
+func (p *plc) devicesAt(link, poll string) string {
 	return fmt.Sprintf(`links:
-  plc: { tcp: %q, timeout: 1s }
+  plc: %[1]s
 devices:
   press:
     identity: { device: press, sas_key: "file:keys/press", properties: { site: plant7 } }
@@ -125,7 +137,7 @@ devices:
       level: { at: holding 0, type: uint16, write: { min: 0, max: 10 } }
     methods:
       setLevel: { write: level, from: value }
-`, p.address, poll)
+`, link, poll)
 }
 
 var plcIdentities = []string{"press", "cell/oven", "broken"}

@@ -102,6 +102,9 @@ func TestAPointIsReadAndWrittenDirectlyAndThroughTheRunningGateway(t *testing.T)
 				t.Errorf("%s: %s holds %v, %v", name, c.point, v, err)
 			}
 		}
+		if code, out, problems := do("write", "oven/setpoint", "-5.5", "--yes"); code != exitFailed || !strings.Contains(out+problems, "-5.5") || !strings.Contains(out+problems, "minimum") {
+			t.Errorf("%s: a negative number: exit %d\n%s%s", name, code, out, problems)
+		}
 		code, out, problems := do("read", "oven/setpoint", "oven/mode", "--json")
 		var readings []control.Reading
 		if err := json.Unmarshal([]byte(out), &readings); err != nil || code != exitOK {

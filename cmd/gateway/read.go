@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -92,9 +94,10 @@ directly.
 
 Exit code: 0 done and confirmed, 1 not done, 2 wrong command line, 3 sent but not confirmed: the device may
 have executed it.`,
-		Example: "  gateway write boiler/setpoint 65\n  gateway write boiler/mode auto --yes",
+		Example: "  gateway write boiler/setpoint 65\n  gateway write boiler/offset -2.5\n  gateway write boiler/mode auto --yes",
 		Args:    words(cobra.ExactArgs(2)),
 		RunE: func(c *cobra.Command, args []string) error {
+			args[1] = strings.TrimPrefix(args[1], negativeMark)
 			access, err := accessPoints(c.Context(), o.socket(), o.mapping, args[:1])
 			if err != nil {
 				return err
@@ -119,6 +122,23 @@ have executed it.`,
 	o.flags(c)
 	c.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
 	return c
+}
+
+// negativeMark stands before a number that would else look like flags. No argument of a program can contain it.
+const negativeMark = "\x00"
+
+// negativeNumber marks the number of "write DEVICE/POINT -5".
+func negativeNumber(args []string) []string {
+	if len(args) == 0 || args[0] != "write" {
+		return args
+	}
+	args = slices.Clone(args)
+	for i, a := range args {
+		if _, err := strconv.ParseFloat(a, 64); err == nil && strings.HasPrefix(a, "-") {
+			args[i] = negativeMark + a
+		}
+	}
+	return args
 }
 
 // writeQuestion says what is about to happen.
