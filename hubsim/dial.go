@@ -1,6 +1,8 @@
 package hubsim
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +64,70 @@ func (d *dials) set(identity string, change func(*dial)) {
 	change(one)
 	one.armed.Store(one.dropAcks > 0 || one.delay > 0 || one.refuse > 0 || one.closeIn > 0 || one.failTwins > 0 ||
 		one.throttled.on || one.quota.on || one.locked.on)
+}
+
+// clear sets everything back for an identity, and for everybody with everything if all is true.
+func (d *dials) clear(identity string, all bool) {
+	d.mu.Lock()
+	names := slices.Collect(maps.Keys(d.all))
+	d.mu.Unlock()
+	for _, name := range names {
+		if !all && name != identity {
+			continue
+		}
+		d.of(name).cut.Store(false)
+		d.set(name, func(one *dial) {
+			one.dropAcks, one.delay, one.refuse, one.closeIn, one.failTwins = 0, 0, 0, 0, 0
+			one.throttled, one.quota, one.locked = window{}, window{}, window{}
+		})
+	}
+}
+
+// list shows what is set, by identity; that of everybody, which has none, comes first.
+func (d *dials) list(now time.Time) []Faults {
+	d.mu.Lock()
+	all := maps.Clone(d.all)
+	d.mu.Unlock()
+	set := []Faults{}
+	for _, identity := range slices.Sorted(maps.Keys(all)) {
+		if f, any := all[identity].shown(now); any {
+			f.Identity = identity
+			set = append(set, f)
+		}
+	}
+	return set
+}
+
+// shown is what is left of the faults that a dial holds; any is false if there are none.
+func (d *dial) shown(now time.Time) (f Faults, any bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dropAcks > 0 {
+		f.DropAcks = new(d.dropAcks)
+	}
+	if d.delay > 0 {
+		f.DelayAcks = new(d.delay.String())
+	}
+	if d.refuse > 0 {
+		f.RefuseConnects = &Refusals{d.code, d.refuse}
+	}
+	if d.locked.holds(now) {
+		f.RefuseConnects = &Refusals{5, 1}
+	}
+	if d.closeIn > 0 {
+		f.CloseOnPublish = new(d.closeIn)
+	}
+	if d.throttled.holds(now) {
+		f.Throttle = new(d.throttle.rate)
+	}
+	if d.quota.holds(now) {
+		f.ExhaustQuota = new(true)
+	}
+	if d.failTwins > 0 {
+		f.FailTwins = &TwinFailures{d.status, d.failTwins}
+	}
+	f.CutMidPacket = d.cut.Load()
+	return f, f != Faults{}
 }
 
 // refuseConnect tells whether this CONNECT is to be refused, and how.

@@ -120,3 +120,12 @@ func (h *Hub) postFaults(r *http.Request) (any, error) {
 		Kicked bool `json:"kicked"`
 	}{kicked}, nil
 }
+
+func (h *Hub) getFaults(*http.Request) (any, error) { return h.ArmedFaults(), nil }
+
+// deleteFaults sets the dials of one identity back ("" are those of everybody), or without one all.
+func (h *Hub) deleteFaults(r *http.Request) (any, error) {
+	query := r.URL.Query()
+	h.dials.clear(query.Get("identity"), !query.Has("identity"))
+	return struct{}{}, nil
+}

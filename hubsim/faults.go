@@ -129,6 +129,13 @@ type TwinFailures struct {
 	Count  int `json:"count"`
 }
 
+// ArmedFaults lists what is left of the faults that are set, one entry for each identity, that of everybody
+// first. What happens at once (Kick, ExpireTokens) is never left.
+func (h *Hub) ArmedFaults() []Faults { return h.dials.list(time.Now()) }
+
+// ClearFaults sets every dial back, of one identity and of everybody.
+func (h *Hub) ClearFaults() { h.dials.clear("", true) }
+
 // apply sets what f names, or nothing if a value is wrong; cut tells whether a connection was cut.
 func (h *Hub) apply(f Faults) (cut bool, err error) {
 	var delay time.Duration

@@ -87,3 +87,37 @@ func TestConnectionEventsAreListed(t *testing.T) {
 		t.Errorf("a bad sequence: %d %s", status, code)
 	}
 }
+
+func TestArmedFaultsAreListedAndCleared(t *testing.T) {
+	hub := startHub(t, hubConfig())
+	service := hub.rest(t)
+	const (
+		dev1 = `{"identity":"dev1","dropAcks":3,"delayAcks":"2s","refuseConnects":{"code":3,"count":2},"closeOnPublish":5,"cutMidPacket":true,"failTwins":{"status":429,"count":1}}`
+		all  = `{"identity":"","throttle":2.5,"exhaustQuota":true}`
+	)
+	ask := func(method, query, want string) {
+		t.Helper()
+		if status, _, answer := service.do(method, "/hubsim/faults"+query, ""); status != 200 || answer != want {
+			t.Errorf("%s %s: %d %s, want %s", method, query, status, answer, want)
+		}
+	}
+	ask("GET", "", "[]")
+	for _, body := range []string{dev1, all} {
+		if status, _, answer := service.do("POST", "/hubsim/faults", body); status != 200 {
+			t.Fatalf("%s: %d %s", body, status, answer)
+		}
+	}
+	ask("GET", "", "["+all+","+dev1+"]")
+	ask("DELETE", "?identity=", "{}")
+	ask("GET", "", "["+dev1+"]")
+	ask("DELETE", "?identity=dev1", "{}")
+	ask("GET", "", "[]")
+	hub.Throttle("dev1", 0)
+	ask("DELETE", "", "{}")
+	if left := hub.ArmedFaults(); len(left) != 0 {
+		t.Errorf("after all is cleared there is %+v", left)
+	}
+	c := hub.rawConnected(t, "dev1", true) // and nothing of it is felt
+	c.publish(dev1Events, 1, 1, "x")
+	c.expectPuback(1)
+}

@@ -136,7 +136,9 @@ func (h *Hub) routeOwn(mux *http.ServeMux) {
 	own("DELETE /hubsim/devices/{device}", registryWrite, h.deleteDevice)
 	own("DELETE /hubsim/devices/{device}/modules/{module}", registryWrite, h.deleteDevice)
 	own("POST /hubsim/authorities", registryWrite, h.postAuthority)
+	own("GET /hubsim/faults", serviceConnect, h.getFaults)
 	own("POST /hubsim/faults", serviceConnect, h.postFaults)
+	own("DELETE /hubsim/faults", serviceConnect, h.deleteFaults)
 }
 
 // queueRequest makes a request wait while such operations come faster than the hub's limit (THR-1, THR-21).

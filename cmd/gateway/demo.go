@@ -98,7 +98,7 @@ func runDemo(ctx context.Context, io streams, o demoOptions) error {
 	if err := d.build(name); err != nil {
 		return err
 	}
-	remove, err := leaveNote(noteOf(d.hub))
+	remove, err := leaveNote(noteOf(d.hub, d.plant))
 	if err != nil {
 		return errors.Join(err, d.service.Close())
 	}

@@ -1,207 +1,84 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	gateway "iothub-gateway"
-	"iothub-gateway/hubsim"
-	"iothub-gateway/identity"
 )
 
 // connectionStringVariable may hold a real hub's service connection string: a command line would show
 // it to every user of the machine.
 const connectionStringVariable = "IOTHUB_CONNECTION_STRING"
 
+// hubOptions are the flags of every hub command.
+type hubOptions struct {
+	connectionString string
+	asJSON           bool
+}
+
+// client is a client of the hub that the command line means.
+func (o *hubOptions) client() (*hubClient, error) { return newHubClient(o.connectionString) }
+
 func hubCommand(io streams) *cobra.Command {
-	var connectionString string
+	o := &hubOptions{}
 	c := &cobra.Command{
 		Use:   "hub",
-		Short: "Be the cloud: call a method, make a token, see what arrives",
+		Short: "Be the cloud: devices, twins, methods, messages of a hub, simulated or real",
 		Long: `hub talks to the service side of a hub, as an application in the cloud would: to the simulator that
 runs on this machine, or to a real IoT Hub whose service connection string stands in the environment
-variable ` + connectionStringVariable + `.`,
+variable ` + connectionStringVariable + `.
+
+A first round, in a second terminal beside 'gateway hubsim' or 'gateway demo':
+
+  gateway hub devices list                           who there is, and who is connected
+  gateway hub devices add dev1                       a new device, and the connection string for its SDK
+  gateway hub watch                                  what devices send, as it comes
+  gateway hub call dev1 reboot '{"delay": 5}'        a direct method, and its answer
+  gateway hub twin patch dev1 '{"interval": 10}'     desired properties
+  gateway hub send dev1 'open the valve'             a cloud-to-device message
+
+Of a real hub, watch, send and faults are not to be had over HTTPS: they say what to use instead.
+Completion knows the hub's devices: source <(gateway completion bash), or zsh, or fish.
+
+Exit code: 0 done, 1 not done, 2 wrong command line, 3 a method was called and did not answer in time: it may
+have been executed, 4 the hub knows no such device, module or enrolment.`,
 	}
-	c.PersistentFlags().StringVar(&connectionString, "connection-string", os.Getenv(connectionStringVariable), "service connection string of a real hub (better: in $"+connectionStringVariable+")")
-	c.PersistentFlags().Lookup("connection-string").DefValue = ""
-	c.AddCommand(hubCallCommand(io, &connectionString), hubTokenCommand(io, &connectionString), hubMessagesCommand(io))
+	f := c.PersistentFlags()
+	f.StringVar(&o.connectionString, "connection-string", os.Getenv(connectionStringVariable), "service connection string of a real hub (better: in $"+connectionStringVariable+")")
+	f.Lookup("connection-string").DefValue = ""
+	f.BoolVar(&o.asJSON, "json", false, "print JSON for programs")
+	c.AddCommand(hubDevicesCommand(io, o), hubConnectionStringCommand(io, o), hubTokenCommand(io, o), hubCallCommand(io, o),
+		hubTwinCommand(io, o), hubSendCommand(io, o), hubWatchCommand(io, o), hubFaultsCommand(io, o))
 	return group(c)
 }
 
-func hubCallCommand(io streams, connectionString *string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "call DEVICE[/MODULE] METHOD [JSON]",
-		Short: "Call a direct method and show the answer",
-		Long: `call invokes a direct method on a device or module and prints the status and the body it answers.
-
-Exit code: 0 the device answered with a status below 400, 1 it answered with another or not at all,
-2 wrong command line.`,
-		Example: "  gateway hub call boiler-plc setSetpoint '{\"value\": 65}'\n  gateway hub call boiler-plc readNow",
-		Args:    words(cobra.RangeArgs(2, 3)),
-		RunE: func(c *cobra.Command, args []string) error {
-			payload := json.RawMessage("null")
-			if len(args) == 3 {
-				payload = json.RawMessage(args[2])
-			}
-			if !json.Valid(payload) {
-				return &failure{exitUsage, fmt.Errorf("%s is not JSON; it looks like '{\"value\": 65}', with double quotes inside and single quotes around", payload)}
-			}
-			hub, err := newHubClient(*connectionString)
-			if err != nil {
-				return err
-			}
-			start := time.Now()
-			answer, err := hub.call(c.Context(), gateway.IdentityID(args[0]), args[1], payload)
-			if err != nil {
-				return err
-			}
-			var body bytes.Buffer
-			if err := json.Indent(&body, answer.Payload, "", "  "); err != nil {
-				body.Write(answer.Payload)
-			}
-			fmt.Fprintf(io.err, "status %d after %d ms\n", answer.Status, time.Since(start).Milliseconds())
-			fmt.Fprintln(io.out, body.String())
-			if answer.Status >= 400 {
-				return &failure{code: exitFailed}
-			}
-			return nil
-		},
-	}
-}
-
-func hubTokenCommand(io streams, connectionString *string) *cobra.Command {
-	var life time.Duration
-	var service bool
-	c := &cobra.Command{
-		Use:   "token DEVICE[/MODULE] | --service",
-		Short: "Print a SAS token with which any MQTT client can connect as the device",
-		Long: `token signs a shared access signature with the identity's key and prints it: the password of an
-MQTT connection whose client id is DEVICE and whose user name is HOST/DEVICE/?api-version=2021-04-12
-(of a module: DEVICE/MODULE and HOST/DEVICE/MODULE/?api-version=2021-04-12). HOST is the hub's name.
-With --service it is the Authorization header of requests to the service side.
-Treat it like a password: it is one, until it expires.`,
-		Example: "  mosquitto_pub ... -P \"$(gateway hub token boiler-plc)\"\n  curl ... -H \"Authorization: $(gateway hub token --service)\"",
-		Args:    words(cobra.MaximumNArgs(1)),
-		RunE: func(c *cobra.Command, args []string) error {
-			switch {
-			case service == (len(args) == 1):
-				return &failure{exitUsage, errors.New("name a device, or say --service")}
-			case life <= 0:
-				return &failure{exitUsage, fmt.Errorf("--ttl %v: a token must hold for some time", life)}
-			}
-			hub, err := newHubClient(*connectionString)
-			if err != nil {
-				return err
-			}
-			token, err := hub.token(c.Context(), args, life)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(io.out, token.Reveal())
-			return nil
-		},
-	}
-	c.Flags().DurationVar(&life, "ttl", time.Hour, "how long the token holds")
-	c.Flags().BoolVar(&service, "service", false, "a token for the service side, of the connection string's policy")
-	return c
-}
-
-// token signs for the device in args, or for the service side if there is none.
-func (h *hubClient) token(ctx context.Context, args []string, life time.Duration) (identity.Secret, error) {
-	if len(args) == 0 {
-		return identity.ServiceToken(h.host, h.policy, h.key, time.Now().Add(life))
-	}
-	id := gateway.IdentityID(args[0])
-	key, err := h.deviceKey(ctx, id)
+// jsonInput is the JSON in args[at], or on the standard input if there is no such argument or it is "-".
+func jsonInput(in io.Reader, args []string, at int) (json.RawMessage, error) {
+	text, err := input(in, args, at)
 	if err != nil {
-		return identity.Secret{}, err
+		return nil, err
 	}
-	sas, err := identity.NewSAS(h.host, id, key, life)
-	if err != nil {
-		return identity.Secret{}, err
+	if !json.Valid(text) {
+		return nil, &failure{exitUsage, fmt.Errorf("%s is not JSON; it looks like '{\"value\": 65}', with double quotes inside and single quotes around", clip(string(text), 200))}
 	}
-	login, err := sas.Login(ctx, identity.Attempt{Now: time.Now()})
-	return login.Password, err
+	return text, nil
 }
 
-func hubMessagesCommand(io streams) *cobra.Command {
-	var follow, asJSON bool
-	c := &cobra.Command{
-		Use:   "messages [DEVICE[/MODULE]]",
-		Short: "Show what has arrived at the simulator",
-		Long: `messages lists the messages that the running simulator has stored, one on a line: when, from whom, the
-fields, and how long it took from the reading to the hub. (A real hub's messages are read from its
-built-in endpoint, which speaks AMQP only.)`,
-		Example: "  gateway hub messages --follow\n  gateway hub messages boiler-plc --json",
-		Args:    words(cobra.MaximumNArgs(1)),
-		RunE: func(c *cobra.Command, args []string) error {
-			hub, err := newHubClient("")
-			if err != nil {
-				return err
-			}
-			var only gateway.IdentityID
-			if len(args) == 1 {
-				only = gateway.IdentityID(args[0])
-			}
-			return eachMessage(c.Context(), io, hub, follow, func(m hubsim.Message) error {
-				if only != "" && identityOf(m) != only {
-					return nil
-				}
-				if asJSON {
-					return json.NewEncoder(io.out).Encode(m)
-				}
-				_, err := fmt.Fprintln(io.out, messageLine(m, 0))
-				return err
-			})
-		},
+// input is args[at], or the standard input if there is no such argument or it is "-". Nobody is made to
+// type at a prompt that they do not see.
+func input(in io.Reader, args []string, at int) ([]byte, error) {
+	if len(args) > at && args[at] != "-" {
+		return []byte(args[at]), nil
 	}
-	c.Flags().BoolVar(&follow, "follow", false, "go on showing what arrives, until Ctrl-C")
-	c.Flags().BoolVar(&asJSON, "json", false, "print each message as a JSON object on a line of its own")
-	return c
+	if len(args) <= at && interactive(in) {
+		return nil, &failure{exitUsage, errors.New("an argument is missing; give it, or pipe it to the standard input")}
+	}
+	return io.ReadAll(io.LimitReader(in, maxInput))
 }
 
-// eachMessage calls show with every message that the simulator has stored; with follow until ctx ends, also
-// while the simulator is stopped and started again.
-func eachMessage(ctx context.Context, io streams, hub *hubClient, follow bool, show func(hubsim.Message) error) error {
-	after, away := uint64(0), false
-	for {
-		batch, err := hub.messages(ctx, after)
-		gone := follow && errors.Is(err, syscall.ECONNREFUSED)
-		if gone && !away {
-			fmt.Fprintln(io.err, "the hub has stopped; waiting until it is back")
-		}
-		if away = gone; err != nil && !gone {
-			return err
-		}
-		for _, m := range batch {
-			after = m.Sequence
-			if err := show(m); err != nil {
-				return err
-			}
-		}
-		if len(batch) > 0 {
-			continue
-		}
-		if !follow || !pauseFor(ctx, 300*time.Millisecond) {
-			return nil
-		}
-	}
-}
-
-// pauseFor waits; false if ctx ended first.
-func pauseFor(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+// maxInput bounds what is read from the standard input: more than any hub takes.
+const maxInput = 1 << 20

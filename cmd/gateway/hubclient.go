@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,7 +21,6 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
-	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
 )
 
@@ -32,6 +33,8 @@ type simulator struct {
 	MQTT             string `json:"mqtt"`
 	CA               string `json:"ca"` // PEM
 	ConnectionString string `json:"connection_string"`
+	// Methods are those of the mapping that the simulator was started with: for completion.
+	Methods map[gateway.IdentityID][]string `json:"methods,omitempty"`
 }
 
 // leaveNote writes the note and returns what removes it again; a note that it replaces is put back
@@ -82,19 +85,22 @@ type hubClient struct {
 	policy string
 	key    identity.Secret
 	http   http.Client
+	mqtt   string // where the simulator serves MQTT, "" of a real hub
+	// methods are those that each identity's mapping has, where the simulator knows one.
+	methods map[gateway.IdentityID][]string
 }
 
 // newHubClient makes a client of the hub that the connection string names, or of the simulator that
 // runs here if it is empty.
 func newHubClient(connectionString string) (*hubClient, error) {
 	var roots *x509.CertPool
-	base := ""
+	var note simulator
 	if connectionString == "" {
-		note, err := readNote()
-		if err != nil {
+		var err error
+		if note, err = readNote(); err != nil {
 			return nil, err
 		}
-		connectionString, base = note.ConnectionString, note.URL
+		connectionString = note.ConnectionString
 		roots = x509.NewCertPool()
 		roots.AppendCertsFromPEM([]byte(note.CA))
 	}
@@ -102,11 +108,9 @@ func newHubClient(connectionString string) (*hubClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	if base == "" {
-		base = "https://" + parts["HostName"]
-	}
 	return &hubClient{
-		base: base, host: parts["HostName"], policy: parts["SharedAccessKeyName"], key: identity.NewSecret(parts["SharedAccessKey"]),
+		base: cmp.Or(note.URL, "https://"+parts["HostName"]), mqtt: note.MQTT, methods: note.Methods,
+		host: parts["HostName"], policy: parts["SharedAccessKeyName"], key: identity.NewSecret(parts["SharedAccessKey"]),
 		http: http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}}},
 	}, nil
 }
@@ -128,39 +132,108 @@ func parseConnectionString(text string) (map[string]string, error) {
 	return parts, nil
 }
 
-// do sends body (nil: none) to path and decodes the answer into answer.
+// simulatorOnly is an error if the hub is Azure's, which does not have what the simulator has beside the
+// service's REST interface; instead says what to use there.
+func (h *hubClient) simulatorOnly(what, instead string) error {
+	if host, _, _ := strings.Cut(h.host, ":"); strings.Contains(host, ".azure-devices.") && !h.simulated() {
+		return fmt.Errorf("IoT Hub does not offer %s over HTTPS; %s", what, instead)
+	}
+	return nil
+}
+
+// simulated tells whether the hub is the simulator that runs on this machine.
+func (h *hubClient) simulated() bool { return h.base != "https://"+h.host }
+
+// hubRequest is one request to the service side.
+type hubRequest struct {
+	method, path string
+	header       http.Header
+	body         any // nil: none
+}
+
+// do sends body (nil: none) to path and decodes the answer into answer (nil: none is wanted).
 func (h *hubClient) do(ctx context.Context, method, path string, body, answer any) error {
+	_, err := h.ask(ctx, hubRequest{method: method, path: path, body: body}, answer)
+	return err
+}
+
+// ask sends a request, decodes the answer into answer unless that is nil, and returns its headers. An
+// answer other than 2xx is a *hubError.
+func (h *hubClient) ask(ctx context.Context, r hubRequest, answer any) (http.Header, error) {
+	response, err := h.open(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode/100 != 2 {
+		return nil, newHubError(h.host, response, text)
+	}
+	if answer == nil {
+		return response.Header, nil
+	}
+	return response.Header, json.Unmarshal(text, answer)
+}
+
+// maxAnswer bounds what is read of an answer: a thousand messages, or a page of twins.
+const maxAnswer = 64 << 20
+
+// open sends a request and returns the answer, whose body is the caller's to read and close.
+func (h *hubClient) open(ctx context.Context, r hubRequest) (*http.Response, error) {
 	var payload io.Reader
-	if body != nil {
-		text, err := json.Marshal(body)
+	if r.body != nil {
+		text, err := json.Marshal(r.body)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		payload = bytes.NewReader(text)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, h.base+path, payload)
+	request, err := http.NewRequestWithContext(ctx, r.method, h.base+r.path, payload)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	token, err := identity.ServiceToken(h.host, h.policy, h.key, time.Now().Add(10*time.Minute))
 	if err != nil {
-		return err
+		return nil, err
 	}
+	maps.Copy(request.Header, r.header)
 	request.Header.Set("Authorization", token.Reveal())
 	request.Header.Set("Content-Type", "application/json; charset=utf-8")
-	response, err := h.http.Do(request)
-	if err != nil {
-		return err
+	return h.http.Do(request)
+}
+
+// hubError is a refusal of the hub.
+type hubError struct {
+	host   string
+	status int    // of HTTP
+	name   string // such as DeviceNotFound, "" if the hub gave none
+	text   string // for people
+}
+
+func newHubError(host string, response *http.Response, body []byte) *hubError {
+	e := &hubError{host: host, status: response.StatusCode, name: response.Header.Get("iothub-errorcode"), text: hubErrorText(body)}
+	if name, text, ok := strings.Cut(strings.TrimPrefix(e.text, "ErrorCode:"), ";"); ok && name == e.name {
+		e.text = text
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 4<<20))
-	if err != nil {
-		return err
+	return e
+}
+
+func (e *hubError) Error() string {
+	return strings.TrimSuffix(fmt.Sprintf("hub %s: %s (%d %s", e.host, cmp.Or(e.text, "no reason given"), e.status, cmp.Or(e.name, http.StatusText(e.status))), " ") + ")"
+}
+
+// exitCode is what a refusal means to a script.
+func (e *hubError) exitCode() int {
+	switch {
+	case e.status == http.StatusGatewayTimeout:
+		return exitUncertain
+	case e.status == http.StatusNotFound && e.name != "DeviceNotOnline":
+		return exitUnknown
 	}
-	if response.StatusCode/100 != 2 {
-		return fmt.Errorf("hub %s: %s: %s", h.host, response.Status, hubErrorText(text))
-	}
-	return json.Unmarshal(text, answer)
+	return exitFailed
 }
 
 // hubErrorText is the sentence in a hub's error body, whose newer form is JSON inside JSON (SVC-5,
@@ -178,46 +251,6 @@ func hubErrorText(body []byte) string {
 		return fmt.Sprintf("%d %s", inner.ErrorCode, inner.Message)
 	}
 	return outer.Message
-}
-
-// methodAnswer is what a device answered to a direct method (METH-13).
-type methodAnswer struct {
-	Status  int             `json:"status"`
-	Payload json.RawMessage `json:"payload"`
-}
-
-// call invokes a direct method and waits for the device's answer.
-func (h *hubClient) call(ctx context.Context, id gateway.IdentityID, method string, payload json.RawMessage) (methodAnswer, error) {
-	request := map[string]any{"methodName": method, "responseTimeoutInSeconds": 30, "payload": payload}
-	var answer methodAnswer
-	err := h.do(ctx, http.MethodPost, hubPath("/twins/", id)+"/methods?"+hubAPI, request, &answer)
-	return answer, err
-}
-
-// messages are up to a thousand that the simulator stored after a sequence.
-func (h *hubClient) messages(ctx context.Context, after uint64) ([]hubsim.Message, error) {
-	var batch []hubsim.Message
-	err := h.do(ctx, http.MethodGet, fmt.Sprintf("/hubsim/messages?after=%d", after), nil, &batch)
-	return batch, err
-}
-
-// deviceKey is the identity's primary key as the hub's registry has it.
-func (h *hubClient) deviceKey(ctx context.Context, id gateway.IdentityID) (identity.Secret, error) {
-	var entry struct {
-		Authentication struct {
-			SymmetricKey struct {
-				PrimaryKey string `json:"primaryKey"`
-			} `json:"symmetricKey"`
-		} `json:"authentication"`
-	}
-	if err := h.do(ctx, http.MethodGet, hubPath("/devices/", id)+"?"+hubAPI, nil, &entry); err != nil {
-		return identity.Secret{}, err
-	}
-	key := entry.Authentication.SymmetricKey.PrimaryKey
-	if key == "" {
-		return identity.Secret{}, fmt.Errorf("%s has no shared access key", id)
-	}
-	return identity.NewSecret(key), nil
 }
 
 // hubPath is the REST path of a device or module below prefix.

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
 	"iothub-gateway/mapping"
 )
@@ -105,7 +106,7 @@ func (o *hubsimOptions) run(ctx context.Context, std streams, mqttGiven bool) er
 	if err != nil {
 		return err
 	}
-	remove, err := leaveNote(noteOf(hub))
+	remove, err := leaveNote(noteOf(hub, plant))
 	if err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
 	} else {
 		t.AppendRow(table.Row{"certificate to trust", "https://" + hub.HTTPSAddr() + "/hubsim/ca.pem"})
 	}
-	t.AppendRow(table.Row{"see what arrives with", "gateway hub messages --follow"})
+	t.AppendRow(table.Row{"see what arrives with", "gateway hub watch"})
 	t.AppendRow(table.Row{"call a method with", "gateway hub call DEVICE METHOD JSON"})
 	t.Render()
 	if len(strs) > 0 {
@@ -187,6 +188,9 @@ func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
 // called host, which serves MQTT at address. Without a key the device proves itself with a certificate.
 func deviceConnectionString(host, address, name, key string) string {
 	place := "localhost"
+	if address == "" {
+		place = host
+	}
 	if ip, port, err := net.SplitHostPort(address); err == nil {
 		if !isLocal(ip) {
 			place = ip
@@ -196,18 +200,18 @@ func deviceConnectionString(host, address, name, key string) string {
 		}
 	}
 	device, module, _ := strings.Cut(name, "/")
-	s, gateway := "HostName="+place, ""
-	if !isLocal(host) {
-		s, gateway = "HostName="+host, ";GatewayHostName="+place
+	s, by := "HostName="+place, ""
+	if !isLocal(host) && place != host {
+		s, by = "HostName="+host, ";GatewayHostName="+place
 	}
 	s += ";DeviceId=" + device
 	if module != "" {
 		s += ";ModuleId=" + module
 	}
 	if key == "" {
-		return s + ";x509=true" + gateway
+		return s + ";x509=true" + by
 	}
-	return s + ";SharedAccessKey=" + key + gateway
+	return s + ";SharedAccessKey=" + key + by
 }
 
 // addDeviceCA makes the authorities in a file known to the hub; "" is none.
@@ -228,10 +232,17 @@ func addDeviceCA(hub *hubsim.Hub, path string) error {
 // isLocal tells whether a hub's name means this machine.
 func isLocal(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
 
-// noteOf says how to reach hub.
-func noteOf(hub *hubsim.Hub) simulator {
+// noteOf says how to reach hub, which knows the plant, or none if that is nil.
+func noteOf(hub *hubsim.Hub, plant *mapping.Plant) simulator {
+	methods := map[gateway.IdentityID][]string{}
+	if plant != nil {
+		for _, m := range plant.Methods {
+			methods[m.Identity] = append(methods[m.Identity], m.Name)
+		}
+	}
 	return simulator{
-		PID: os.Getpid(), URL: "https://" + hub.HTTPSAddr(), MQTT: hub.MQTTAddr(),
+		Methods: methods,
+		PID:     os.Getpid(), URL: "https://" + hub.HTTPSAddr(), MQTT: hub.MQTTAddr(),
 		CA: string(hub.CAPEM()), ConnectionString: hub.ServiceConnectionString(),
 	}
 }

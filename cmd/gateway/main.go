@@ -21,9 +21,11 @@ import (
 
 // Exit codes.
 const (
-	exitOK     = 0
-	exitFailed = 1 // what was asked for did not succeed: findings, a refused start, a method's failure
-	exitUsage  = 2 // the command line is wrong
+	exitOK        = 0
+	exitFailed    = 1 // what was asked for did not succeed: findings, a refused start, a method's failure
+	exitUsage     = 2 // the command line is wrong
+	exitUncertain = 3 // a write or a call was sent, and nobody knows whether it was carried out
+	exitUnknown   = 4 // the hub does not know the device, module or enrolment that was named
 )
 
 // failure is an error that has already been shown, or that needs an exit code of its own.
@@ -103,8 +105,12 @@ Then write your own mapping, check it, and run it:
 		return exitOK
 	}
 	var f *failure
+	var refused *hubError
 	if !errors.As(err, &f) {
 		f = &failure{exitFailed, err}
+		if errors.As(err, &refused) {
+			f.code = refused.exitCode()
+		}
 	}
 	if f.err != nil {
 		fmt.Fprintf(problems(io.err), "gateway: %v\n", f.err)

@@ -15,9 +15,6 @@ import (
 	"iothub-gateway/internal/control"
 )
 
-// exitUncertain is the exit code of a write that was sent and not confirmed.
-const exitUncertain = 3
-
 // pointOptions are the flags of read and write.
 type pointOptions struct {
 	mapping, runtime string
