@@ -101,7 +101,7 @@ func TestADropSaysWhatItLeft(t *testing.T) {
 }
 
 func TestAWordThatIsNoCommandIsAWrongCommandLine(t *testing.T) {
-	for _, args := range [][]string{{"chek"}, {"queue", "lst"}, {"queue", "--json", "dead", "shw"}, {"hub", "send"}} {
+	for _, args := range [][]string{{"chek"}, {"queue", "lst"}, {"queue", "--json", "dead", "shw"}, {"hub", "sned"}} {
 		var out, errs bytes.Buffer
 		if code := execute(t.Context(), args, streams{out: &out, err: &errs}); code != exitUsage || out.Len() > 0 || !strings.Contains(errs.String(), "--help'") {
 			t.Errorf("%v: exit code %d\n%s%s", args, code, out.String(), errs.String())
