@@ -40,10 +40,11 @@ type link struct {
 	member Member
 	random func() float64
 	log    zerolog.Logger
+	down
 
 	refusals int            // keep's: of credentials in a row, for the next attempt
 	failures int            // keep's: attempts in a row that ended without a connection
-	work     sync.WaitGroup // commands in work
+	work     sync.WaitGroup // commands and turns in work
 	busy     atomic.Int32   // commands in work
 	acked    atomic.Uint64  // sequence released last
 	highest  atomic.Uint64  // sequence sent last

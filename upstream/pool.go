@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	DefaultDrainTimeout = 5 * time.Second
 	DefaultWriteTimeout = 10 * time.Second
 	DefaultRetryMost    = 5 * time.Minute
+	DefaultTwinRate     = 40 // per second; the smallest hub takes 50 updates and 100 reads (THR-7, THR-8)
 )
 
 // Config is what all connections share.
@@ -52,7 +54,17 @@ type Config struct {
 	// LiveShare, 0 to 1, is the part of DrainRate that belongs to identities whose next message is
 	// younger than 10 s; the rest is for backlogs. What one of them does not need is the other's.
 	LiveShare float64
-	Log       zerolog.Logger
+	// TwinRate is how many requests about twins are made per second, over all identities.
+	TwinRate float64
+	// State keeps executed messages and applied desired properties over restarts. Needed if a member has
+	// Messages or Desired.
+	State gateway.State
+	// Message carries out a cloud-to-device message, one of an identity at a time, and must return soon after
+	// its context ends. Needed if a member has Messages.
+	Message func(context.Context, gateway.CloudMessage) gateway.Reply
+	// Desired applies the value of a desired property, JSON, in the same way. Needed if a member has Desired.
+	Desired func(ctx context.Context, id gateway.IdentityID, path string, value []byte) gateway.Ack
+	Log     zerolog.Logger
 }
 
 // Credential proves an identity for one connection.
@@ -75,16 +87,27 @@ type Member struct {
 	ID         gateway.IdentityID
 	Credential Credential
 	Lane       Lane
+	// Messages tells whether it takes cloud-to-device messages.
+	Messages bool
+	// Desired are the desired properties that are applied, in this order.
+	Desired []gateway.Desired
+	// Properties are the application properties of Will.
+	Properties []gateway.Property
+	// Will is the body, JSON, of the message that the hub sends when the connection is lost; nil: none.
+	Will []byte
+	// ModelID names the identity's Plug and Play model (MISC-4); "" if it has none.
+	ModelID string
 }
 
 // Pool keeps one connection per member.
 type Pool struct {
-	cfg    Config
-	links  []*link
-	clocks *hubClocks
-	pace   *rate.Limiter
-	shaper *shaper
-	handle func(context.Context, gateway.Command) gateway.Reply
+	cfg      Config
+	links    []*link
+	clocks   *hubClocks
+	pace     *rate.Limiter
+	twinPace *rate.Limiter // what requests about twins wait for
+	shaper   *shaper
+	handle   func(context.Context, gateway.Command) gateway.Reply
 }
 
 // NewPool makes the pool of members. handle carries out direct methods and answers them; it is called
@@ -96,11 +119,12 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 	setDefault(&cfg.DrainTimeout, DefaultDrainTimeout)
 	setDefault(&cfg.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&cfg.RetryMost, DefaultRetryMost)
+	setDefault(&cfg.TwinRate, DefaultTwinRate)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), pace: rate.NewLimiter(rate.Limit(cfg.ConnectRate), 1),
-		shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
+		twinPace: rate.NewLimiter(rate.Limit(cfg.TwinRate), int(cfg.TwinRate)), shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
 	for _, m := range members {
 		p.links = append(p.links, &link{
 			pool: p, member: m, random: rand.Float64,
@@ -131,6 +155,15 @@ func (p *Pool) Run(ctx context.Context) error {
 		l.work.Wait()
 	}
 	return nil
+}
+
+// find is the link of a member; nil if there is none.
+func (p *Pool) find(id gateway.IdentityID) *link {
+	i := slices.IndexFunc(p.links, func(l *link) bool { return l.member.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return p.links[i]
 }
 
 // Stats is a snapshot of every member, in the order given to NewPool.

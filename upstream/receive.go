@@ -6,17 +6,31 @@ import (
 	gateway "iothub-gateway"
 )
 
-// receive is called on the library's own goroutine, which must never wait: a command is handed to a
-// goroutine that the link owns.
+// mostRefusals may wait to be answered; a direct method beyond stays unanswered.
+const mostRefusals = 256
+
+// receive is called on the library's own goroutine, which must never wait: everything is handed to
+// goroutines that the link owns. A cloud-to-device message is acknowledged once it is executed.
 func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
+	if bag, ok := s.letterOf(m.Topic()); ok {
+		s.takeLetter(m, bag)
+		return
+	}
 	m.Ack()
+	if s.takeTwin(m.Topic(), m.Payload()) {
+		return
+	}
 	name, rid, ok := parseMethodTopic(m.Topic())
 	if !ok {
 		s.log.Warn().Str("topic", m.Topic()).Msg("message on a topic nobody subscribed to")
 		return
 	}
 	command := gateway.Command{Identity: s.member.ID, Name: name, Payload: m.Payload()}
-	if !s.dispatch(func() { s.answer(command, rid) }) {
+	if s.dispatch(func() { s.answer(command, rid) }) {
+		return
+	}
+	full := refusal(429, "busy", "too many direct methods of the identity are in work; nothing was sent, try again")
+	if !s.refused.add(&s.work, mostRefusals, func() { s.publishReply(full, rid) }) {
 		s.log.Warn().Str("method", name).Msg("too many direct methods at once; this one is left unanswered")
 	}
 }
@@ -28,6 +42,10 @@ func (s *session) answer(c gateway.Command, rid string) {
 		s.log.Warn().Str("method", c.Name).Int("status", reply.Status).Msg("method done, but the connection that asked is gone; the answer cannot be delivered")
 		return
 	}
+	s.publishReply(reply, rid)
+}
+
+func (s *session) publishReply(reply gateway.Reply, rid string) {
 	token := s.client.Publish(methodReplyTopic(reply.Status, rid), 0, false, reply.Body)
 	select {
 	case <-token.Done():

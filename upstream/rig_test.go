@@ -28,6 +28,7 @@ type rig struct {
 	cfg    Config
 	life   time.Duration
 	lane   func(gateway.IdentityID) Lane
+	member func(*Member) // changes each one, if it is set
 	handle func(context.Context, gateway.Command) gateway.Reply
 	next   atomic.Int64
 }
@@ -35,8 +36,13 @@ type rig struct {
 // newRig starts hub and queue; the pool is started by run.
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigAt(t, hubsim.Config{})
+}
+
+func newRigAt(t *testing.T, cfg hubsim.Config) *rig {
+	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	hub, err := hubsim.New(hubsim.Config{})
+	hub, err := hubsim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +100,11 @@ func (r *rig) run(ids ...gateway.IdentityID) (stop func()) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		members = append(members, Member{ID: id, Credential: sas, Lane: r.lane(id)})
+		m := Member{ID: id, Credential: sas, Lane: r.lane(id)}
+		if r.member != nil {
+			r.member(&m)
+		}
+		members = append(members, m)
 	}
 	r.pool = NewPool(r.cfg, members, r.handle)
 	return background(r.t, r.pool.Run)

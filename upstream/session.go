@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,16 +49,24 @@ func (e *refusedError) credentials() bool {
 // session is one connection of one identity, from CONNECT to its loss.
 type session struct {
 	*link
-	client   mqtt.Client
-	conn     *dial.Conn
-	login    identity.Login  // what the connection proved itself with
-	events   string          // telemetry topic of the identity as the hub knows it
-	commands context.Context // the pool's: what direct methods run under; they may outlive the connection
-	ctx      context.Context // ends, with a cause, when the connection is no more
-	lose     context.CancelCauseFunc
-	flight   *flight
-	taken    atomic.Uint64 // PUBLISH packets of the hub that receive has had
-	late     *time.Timer   // ends the connection if nothing in flight is acknowledged in time
+	client mqtt.Client
+	conn   *dial.Conn
+	login  identity.Login // what the connection proved itself with
+	events string         // telemetry topic of the identity as the hub knows it
+	// letterTopic is that of cloud-to-device messages, up to the property bag.
+	letterTopic string
+	commands    context.Context // the pool's: what direct methods run under; they may outlive the connection
+	ctx         context.Context // ends, with a cause, when the connection is no more
+	lose        context.CancelCauseFunc
+	flight      *flight
+	taken       atomic.Uint64 // PUBLISH packets of the hub that receive has had
+	late        *time.Timer   // ends the connection if nothing in flight is acknowledged in time
+	refused     serial        // turns of direct methods that are too many
+	missed      atomic.Bool   // a change of desired properties was not taken
+
+	asking sync.Mutex // guards the fields below
+	rids   uint64
+	asked  map[string]chan<- twinAnswer // by request id; each has capacity 1
 }
 
 // noStore keeps paho from remembering messages: a token that it completes from memory after a loss
@@ -84,6 +93,8 @@ func (l *link) serve(ctx context.Context) error {
 	l.refusals, l.failures = 0, 0
 	defer s.client.Disconnect(disconnectWait)
 	l.noteConnected()
+	s.resume()
+	defer s.current.Store(nil)
 
 	sending, stop := context.WithCancelCause(s.ctx)
 	defer stop(nil)
@@ -117,7 +128,8 @@ func (s *session) open(ctx context.Context) (err error) {
 	go func() {
 		defer close(done)
 		if s.login, err = s.member.Credential.Login(ctx, identity.Attempt{Now: s.pool.cfg.Now(), Refused: s.refusals, Failed: s.failures}); err == nil {
-			s.events = eventsTopic(gateway.IdentityID(s.login.ClientID))
+			known := gateway.IdentityID(s.login.ClientID)
+			s.events, s.letterTopic = eventsTopic(known), cloudTopic(known)
 			err = s.connect(ctx)
 		}
 	}()
@@ -125,7 +137,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	return err
 }
 
-// connect opens the connection and subscribes to direct methods.
+// connect opens the connection and subscribes to what the identity listens to.
 func (s *session) connect(ctx context.Context) error {
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -133,7 +145,7 @@ func (s *session) connect(ctx context.Context) error {
 	var dialed error                    // why the hub could not be reached; these two are set before the token is done
 	opts := mqtt.NewClientOptions().
 		AddBroker("tls://hub"). // only a scheme that paho knows; the connection is ours
-		SetClientID(s.login.ClientID).SetUsername(s.login.Username).SetPassword(s.login.Password.Reveal()).
+		SetClientID(s.login.ClientID).SetUsername(s.username(s.login)).SetPassword(s.login.Password.Reveal()).
 		SetProtocolVersion(4).SetCleanSession(false).
 		SetAutoReconnect(false).SetConnectRetry(false).SetStore(noStore{}).
 		SetKeepAlive(keepAlive).SetPingTimeout(pingTimeout).
@@ -154,6 +166,10 @@ func (s *session) connect(ctx context.Context) error {
 			keep = context.AfterFunc(dialing, func() { _ = conn.Close() })
 			return conn, nil
 		})
+	if will := s.member.Will; will != nil {
+		topic := appendBag(s.willTopic(), s.member.Properties)
+		opts.SetBinaryWill(string(topic), will, 1, false)
+	}
 	s.client = mqtt.NewClient(opts)
 	token := s.client.Connect()
 	select {
@@ -175,17 +191,19 @@ func (s *session) connect(ctx context.Context) error {
 	if !keep() {
 		return fmt.Errorf("connecting: %w", context.Cause(dialing))
 	}
-	if err := s.subscribe(ctx, methodFilter); err != nil {
-		s.client.Disconnect(disconnectWait)
-		return err
+	for _, f := range s.filters() {
+		if err := s.subscribe(ctx, f); err != nil {
+			s.client.Disconnect(disconnectWait)
+			return err
+		}
 	}
 	return nil
 }
 
-// subscribe asks for one filter at QoS 0 and looks at what was granted: the library reports a refusal
-// as success.
-func (s *session) subscribe(ctx context.Context, filter string) error {
-	token := s.client.Subscribe(filter, 0, nil).(*mqtt.SubscribeToken)
+// subscribe asks for one filter and looks at what was granted: the library reports a refusal as success.
+func (s *session) subscribe(ctx context.Context, f filter) error {
+	filter := f.topic
+	token := s.client.Subscribe(filter, f.qos, nil).(*mqtt.SubscribeToken)
 	timeout := time.NewTimer(connectTimeout)
 	defer timeout.Stop()
 	select {

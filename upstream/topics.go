@@ -6,6 +6,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/identity"
 )
 
 // Topics of the device side (D2C-1, D2C-2, METH-1 to METH-3).
@@ -43,13 +44,31 @@ func appendMessageTopic(b []byte, events, mid string, t *gateway.Telemetry) []by
 		b = append(b, "&"+creationTimeProperty+"="...)
 		b = appendEscaped(b, t.Created.UTC().Format(creationTimeFormat))
 	}
-	for _, p := range t.Properties {
+	return appendBag(b, t.Properties)
+}
+
+// appendBag appends application properties behind others.
+func appendBag(b []byte, properties []gateway.Property) []byte {
+	for _, p := range properties {
 		b = append(b, '&')
 		b = appendEscaped(b, p.Name)
 		b = append(b, '=')
 		b = appendEscaped(b, p.Value)
 	}
 	return b
+}
+
+// willTopic is where the hub sends the will, with the system properties of its body (WILL-1, WILL-2).
+func (s *session) willTopic() []byte {
+	return append([]byte(s.events), "%24.ct=application%2Fjson&%24.ce=utf-8"...)
+}
+
+// username is what the CONNECT carries: the login's, with the model of Plug and Play (CON-22).
+func (l *link) username(login identity.Login) string {
+	if l.member.ModelID == "" {
+		return login.Username
+	}
+	return string(appendEscaped([]byte(login.Username+"&model-id="), l.member.ModelID))
 }
 
 // appendEscaped percent-encodes everything but RFC 3986 unreserved: '+' and '#' are wildcards, '/'

@@ -1,0 +1,77 @@
+package upstream
+
+import (
+	"time"
+
+	gateway "iothub-gateway"
+)
+
+const (
+	reportPause = time.Second // at least, between two patches of one identity
+	// deviceHealth is below which path devices report how they are; what is there and not reported any
+	// more is removed.
+	deviceHealth = "gateway.devices"
+)
+
+// Report makes value, JSON, what the dotted path name of id's reported properties says; null removes it. It
+// is sent when the identity is connected, together with what else has changed, at the pace the hub allows. The
+// error says that the value is too large, or that there is no such identity.
+func (p *Pool) Report(id gateway.IdentityID, name string, value []byte) error {
+	l := p.find(id)
+	if l == nil {
+		return nil // removed a moment ago
+	}
+	return l.report(name, value)
+}
+
+// Refresh applies the desired properties of id that wait for a device, or are always applied, once more: a
+// device is back.
+func (p *Pool) Refresh(id gateway.IdentityID) {
+	if l := p.find(id); l != nil {
+		if s := l.current.Load(); s != nil {
+			s.twins.add(&s.work, unlimited, func() { s.applyDesired(step{full: true}) })
+		}
+	}
+}
+
+func (l *link) report(name string, value []byte) error {
+	if err := l.reported.set(name, value); err != nil {
+		return err
+	}
+	if s := l.current.Load(); s != nil {
+		s.flushReports()
+	}
+	return nil
+}
+
+// flushReports sends what the hub does not have, unless that is going on already.
+func (s *session) flushReports() {
+	s.reports.add(&s.work, 1, s.sendReports)
+}
+
+// sendReports sends patches until the hub has everything or the connection ends. A throttled or troubled
+// hub is asked again, later and later; a patch that it refuses is told and not repeated.
+func (s *session) sendReports() {
+	for tries := 0; s.ctx.Err() == nil; {
+		patch, said := s.reported.next()
+		if patch == nil || s.pool.twinPace.Wait(s.ctx) != nil {
+			return
+		}
+		answer, err := s.ask(twinPatch, patch)
+		switch {
+		case err != nil || answer.busy():
+			if !wait(s.ctx, delay(tries, s.pool.cfg.RetryMost, s.random())) {
+				return
+			}
+			tries++
+			continue
+		case answer.status >= 300:
+			s.log.Warn().Int("status", answer.status).Bytes("answer", answer.body).Msg("the hub refuses reported properties; they are not sent again until they change")
+		}
+		tries = 0
+		s.reported.taken(said)
+		if !wait(s.ctx, reportPause) {
+			return
+		}
+	}
+}
