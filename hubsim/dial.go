@@ -27,6 +27,8 @@ type dial struct {
 	closeIn   int
 	failTwins int
 	status    int
+	failRegs  int // registrations, with regStatus
+	regStatus int
 	throttle  *meter // nil is off
 	throttled window
 	quota     window
@@ -62,7 +64,7 @@ func (d *dials) set(identity string, change func(*dial)) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	change(one)
-	one.armed.Store(one.dropAcks > 0 || one.delay > 0 || one.refuse > 0 || one.closeIn > 0 || one.failTwins > 0 ||
+	one.armed.Store(one.dropAcks > 0 || one.delay > 0 || one.refuse > 0 || one.closeIn > 0 || one.failTwins > 0 || one.failRegs > 0 ||
 		one.throttled.on || one.quota.on || one.locked.on)
 }
 
@@ -191,6 +193,20 @@ func (d *dial) failTwin() error {
 	}
 	d.failTwins--
 	return &Error{Status: d.status, Code: d.status*1000 + 1, Name: "Dialled", Message: "set by a dial"}
+}
+
+// failRegistration is the error that the next request to the provisioning service gets, nil if it is not to fail.
+func (d *dial) failRegistration() error {
+	if !d.armed.Load() {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failRegs <= 0 {
+		return nil
+	}
+	d.failRegs--
+	return &Error{Status: d.regStatus, Code: d.regStatus*1000 + 1, Name: "Dialled", Message: "set by a dial"}
 }
 
 // take asks for a message, a twin request or a method call, as limiter.take does.

@@ -1,8 +1,9 @@
 // Package hubsim is an Azure IoT Hub on localhost: MQTT 3.1.1 over TLS and over WebSocket for devices
-// and modules, and as much of the service REST side as a test needs.
+// and modules, and as much of the service REST side as a test needs, and beside it, on the same addresses, a
+// Device Provisioning Service.
 //
 // The promise: it behaves towards a client as the real hub does where that is known (clauses CON-, SAS-,
-// WILL-, D2C-, C2D-, TWIN-, METH-, THR- and CLOSE- of the hub contract), it is strict where the real hub
+// WILL-, D2C-, C2D-, TWIN-, METH-, THR-, CLOSE- and DPS- of the hub contract), it is strict where the real hub
 // hangs up, and it says in one log line what the client did wrong. A PUBACK means that the message is
 // stored; with a Dir it means that the message is on disk and survives kill -9 and power loss. So do
 // devices, twins, kept sessions with their subscriptions, and cloud-to-device messages until a device has
@@ -21,6 +22,20 @@
 //	GET  /devices/{device}/modules/{module}
 //	DELETE /devices/{device}/commands               drop the cloud-to-device messages that wait (C2D-30)
 //	GET  /$iothub/websocket                         MQTT over WebSocket, sub-protocol mqtt (CON-9)
+//
+// # The provisioning service's own REST paths
+//
+// They want a token of the hub's policies (RegistryRead or RegistryWrite) and an api-version. Errors have
+// the provisioning service's form {"errorCode","trackingId","message","timestampUtc"}.
+//
+//	GET, PUT, DELETE /enrollments/{id}              an individual Enrollment; If-Match is honoured
+//	GET, PUT, DELETE /enrollmentGroups/{id}         an Enrollment of a group
+//	POST /enrollments/{id}/attestationmechanism     its Attestation with the keys, which the others leave out
+//	POST /enrollmentGroups/{id}/attestationmechanism
+//	POST /enrollments/query                         all of them, in pages (x-ms-max-item-count, x-ms-continuation)
+//	POST /enrollmentGroups/query
+//	GET, DELETE /registrations/{id}                 the RegistrationState of a device: where it was assigned
+//	POST /registrations/{group}/query               those of a group's devices
 //
 // # Paths that Azure does not have
 //
@@ -45,6 +60,9 @@
 //	                                                JSON "body" in place of bodyBase64; answers {"messageId"}
 //	GET  /hubsim/devices/{device}/deadletters       JSON array of DeadLetter
 //	GET  /hubsim/feedback?after=N                   JSON array of Feedback
+//	GET  /hubsim/provisioning                       {"idScope","host","hubs"}: what the provisioning service is called,
+//	                                                where devices find it, and what enrolments may call hubs
+//	POST /hubsim/linkedhubs                         a LinkedHub: another hub to which devices may be assigned
 //	POST /hubsim/faults                             one Faults object: the dials
 //	GET  /hubsim/ca.pem                             the certificate authority to trust
 package hubsim

@@ -64,6 +64,22 @@ func (h *Hub) FailTwins(identity string, status, n int) {
 	h.dials.set(identity, func(d *dial) { d.status, d.failTwins = status, n })
 }
 
+// FailRegistrations answers the next n requests of a registration id, "" of any, to the provisioning service
+// with a status of 400 to 599; from 429 on the device is asked to come again (DPS-11). n = 0 ends it.
+func (h *Hub) FailRegistrations(registrationID string, status, n int) {
+	h.dials.set(registrationID, func(d *dial) { d.regStatus, d.failRegs = status, n })
+}
+
+// dialledRegistration is what FailRegistrations asks for.
+func (h *Hub) dialledRegistration(id string) error {
+	for _, d := range h.dials.about(id) {
+		if err := d.failRegistration(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Kick cuts the connection of the identity, "" of everybody, without a word, and returns once the hub
 // has let go of it. It tells whether there was one.
 func (h *Hub) Kick(identity string) bool {
@@ -104,17 +120,18 @@ func (h *Hub) cut(identity string, end func(*session) bool) bool {
 // Faults is one setting of the dials, as POST /hubsim/faults takes it; each field does what the method of
 // Hub with its name does. Fields that are left out change nothing.
 type Faults struct {
-	Identity       string        `json:"identity"` // "device" or "device/module", "" is everybody
-	DropAcks       *int          `json:"dropAcks,omitempty"`
-	DelayAcks      *string       `json:"delayAcks,omitempty"` // a duration such as "250ms"
-	RefuseConnects *Refusals     `json:"refuseConnects,omitempty"`
-	CloseOnPublish *int          `json:"closeOnPublish,omitempty"`
-	CutMidPacket   bool          `json:"cutMidPacket,omitempty"`
-	Throttle       *float64      `json:"throttle,omitempty"` // a second; 0 rejects everything, -1 ends it
-	ExhaustQuota   *bool         `json:"exhaustQuota,omitempty"`
-	FailTwins      *TwinFailures `json:"failTwins,omitempty"`
-	ExpireTokens   bool          `json:"expireTokens,omitempty"`
-	Kick           bool          `json:"kick,omitempty"`
+	Identity          string    `json:"identity"` // "device" or "device/module", "" is everybody
+	DropAcks          *int      `json:"dropAcks,omitempty"`
+	DelayAcks         *string   `json:"delayAcks,omitempty"` // a duration such as "250ms"
+	RefuseConnects    *Refusals `json:"refuseConnects,omitempty"`
+	CloseOnPublish    *int      `json:"closeOnPublish,omitempty"`
+	CutMidPacket      bool      `json:"cutMidPacket,omitempty"`
+	Throttle          *float64  `json:"throttle,omitempty"` // a second; 0 rejects everything, -1 ends it
+	ExhaustQuota      *bool     `json:"exhaustQuota,omitempty"`
+	FailTwins         *Failures `json:"failTwins,omitempty"`
+	FailRegistrations *Failures `json:"failRegistrations,omitempty"` // of a registration id
+	ExpireTokens      bool      `json:"expireTokens,omitempty"`
+	Kick              bool      `json:"kick,omitempty"`
 }
 
 // Refusals says how many CONNECTs are answered with which CONNACK return code.
@@ -123,8 +140,8 @@ type Refusals struct {
 	Count int  `json:"count"`
 }
 
-// TwinFailures says how many twin requests are answered with which status.
-type TwinFailures struct {
+// Failures says how many requests are answered with which status.
+type Failures struct {
 	Status int `json:"status"`
 	Count  int `json:"count"`
 }
@@ -147,8 +164,10 @@ func (h *Hub) apply(f Faults) (cut bool, err error) {
 	if c := f.RefuseConnects; c != nil && c.Code > 5 {
 		return false, fmt.Errorf("refuseConnects: code %d is not within [0; 5]", c.Code)
 	}
-	if t := f.FailTwins; t != nil && (t.Status < 400 || t.Status > 599) {
-		return false, fmt.Errorf("failTwins: status %d is not within [400; 599]", t.Status)
+	for name, t := range map[string]*Failures{"failTwins": f.FailTwins, "failRegistrations": f.FailRegistrations} {
+		if t != nil && (t.Status < 400 || t.Status > 599) {
+			return false, fmt.Errorf("%s: status %d is not within [400; 599]", name, t.Status)
+		}
 	}
 	if f.DelayAcks != nil {
 		h.DelayAcks(f.Identity, delay)
@@ -173,6 +192,9 @@ func (h *Hub) apply(f Faults) (cut bool, err error) {
 	}
 	if f.FailTwins != nil {
 		h.FailTwins(f.Identity, f.FailTwins.Status, f.FailTwins.Count)
+	}
+	if f.FailRegistrations != nil {
+		h.FailRegistrations(f.Identity, f.FailRegistrations.Status, f.FailRegistrations.Count)
 	}
 	if f.ExpireTokens {
 		cut = h.ExpireTokens(f.Identity)

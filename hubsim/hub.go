@@ -21,18 +21,19 @@ import (
 // Hub is one simulated IoT Hub. Its methods may be called from any goroutine, also before Run; what is
 // kept in Dir stays readable after it.
 type Hub struct {
-	cfg      Config
-	log      zerolog.Logger
-	ca       *authority
-	state    *state
-	registry *registry
-	store    *store
-	dials    *dials
-	limits   *limiter     // nil without limits
-	mqtt     net.Listener // plain; TLS is on top of it
-	https    net.Listener
-	tls      *tls.Config
-	lock     *os.File // holds Dir, nil in memory
+	cfg         Config
+	log         zerolog.Logger
+	ca          *authority
+	state       *state
+	registry    *registry
+	provisioner *provisioner
+	store       *store
+	dials       *dials
+	limits      *limiter     // nil without limits
+	mqtt        net.Listener // plain; TLS is on top of it
+	https       net.Listener
+	tls         *tls.Config
+	lock        *os.File // holds Dir, nil in memory
 	// tap, unless nil, stands between a session and its connection: tests listen in.
 	tap func(net.Conn) net.Conn
 
@@ -86,6 +87,9 @@ func (h *Hub) open() (err error) {
 		return err
 	}
 	if h.registry, err = openRegistry(h.state, dir); err != nil {
+		return err
+	}
+	if h.provisioner, err = openProvisioner(h.state, h.cfg.Provisioning); err != nil {
 		return err
 	}
 	if err = h.loadTwins(); err != nil {

@@ -212,7 +212,7 @@ func TestPoliciesGrantWhatTheirNamesSay(t *testing.T) {
 func TestTLSIsAtLeastOneTwoAndTheCertificateHasEveryName(t *testing.T) {
 	hub := startHub(t, hubConfig())
 	for _, address := range []string{hub.MQTTAddr(), hub.HTTPSAddr()} {
-		for _, name := range []string{"localhost", "127.0.0.1", "::1", hub.name} {
+		for _, name := range []string{"localhost", "127.0.0.1", "::1", hub.name, "global.azure-devices-provisioning.net"} {
 			for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 				conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: hub.CAPool(), ServerName: name, MinVersion: version, MaxVersion: version})
 				if err != nil {

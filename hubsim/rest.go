@@ -68,6 +68,7 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	h.routeAzure(mux)
 	h.routeOwn(mux)
+	h.routeProvisioning(mux)
 	mux.HandleFunc("GET /hubsim/messages/stream", h.streamMessages)
 	mux.HandleFunc("GET /hubsim/ca.pem", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/x-pem-file")
@@ -137,6 +138,8 @@ func (h *Hub) routeOwn(mux *http.ServeMux) {
 	own("DELETE /hubsim/devices/{device}/modules/{module}", registryWrite, h.deleteDevice)
 	own("POST /hubsim/authorities", registryWrite, h.postAuthority)
 	own("GET /hubsim/faults", serviceConnect, h.getFaults)
+	own("GET /hubsim/provisioning", registryRead, h.getProvisioning)
+	own("POST /hubsim/linkedhubs", registryWrite, h.postLinkedHub)
 	own("POST /hubsim/faults", serviceConnect, h.postFaults)
 	own("DELETE /hubsim/faults", serviceConnect, h.deleteFaults)
 }

@@ -58,13 +58,15 @@ type session struct {
 	will     *packets.ConnectPacket // nil without one
 
 	// set before anybody else sees the session, then never changed
-	chain  []*x509.Certificate // the client's, its own first; empty without one
-	id     *identity
-	marks  marks
-	dials  [2]*dial
-	out    *outbox
-	waiter waiter
-	calls  calls
+	chain []*x509.Certificate // the client's, its own first; empty without one
+	id    *identity
+	// registrant, unless nil, is what it is in place of an identity's: a device's that looks for its hub.
+	registrant *registrant
+	marks      marks
+	dials      [2]*dial
+	out        *outbox
+	waiter     waiter
+	calls      calls
 
 	twinMessages atomic.Uint32  // at QoS 1
 	injections   sync.WaitGroup // faults that wait for their time (D2C-30)
@@ -167,6 +169,10 @@ func (s *session) run(ctx context.Context) {
 	cut.Stop()
 	s.injections.Wait()
 	s.calls.fail()
+	if s.registrant != nil {
+		s.logEnd(err)
+		return
+	}
 	s.leaveWill(err)
 	s.disconnected(err)
 	s.logEnd(err)
@@ -185,7 +191,7 @@ func (s *session) because(err error) error {
 		return err
 	}
 	switch {
-	case s.id == nil:
+	case s.id == nil && s.registrant == nil:
 		return errNoConnect
 	case !s.expires.IsZero() && !s.deadline.Before(s.expires):
 		return errExpired
@@ -226,6 +232,9 @@ func broken(err error) error {
 // handle answers one packet; done is a DISCONNECT.
 func (s *session) handle(header byte, body []byte) (done bool, err error) {
 	if header>>4 == packets.Publish {
+		if s.registrant != nil {
+			return false, s.registrant.publish(header, body)
+		}
 		return false, s.publish(header, body)
 	}
 	switch header >> 4 {
@@ -237,6 +246,9 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 	packet, err := unpack(header, body)
 	if err != nil {
 		return false, violates("CLOSE-16", "malformed packet: %v", err)
+	}
+	if s.registrant != nil {
+		return s.registrant.handle(packet)
 	}
 	switch p := packet.(type) {
 	case *packets.PingreqPacket:
@@ -259,8 +271,11 @@ func (s *session) handle(header byte, body []byte) (done bool, err error) {
 // logEnd writes the one line about the end of the session.
 func (s *session) logEnd(err error) {
 	name := s.conn.RemoteAddr().String()
-	if s.id != nil {
+	switch {
+	case s.id != nil:
 		name = s.id.name()
+	case s.registrant != nil:
+		name = s.registrant.id
 	}
 	var bad *misuse
 	switch {

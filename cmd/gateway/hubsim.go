@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ type hubsimOptions struct {
 	units                   int
 	memory                  bool
 	devices                 []string
+	linked                  []string // state directories of other simulators
 }
 
 func hubsimCommand(std streams) *cobra.Command {
@@ -79,6 +81,8 @@ clause by clause; docs/commissioning.md a whole plant.`,
 	f.StringVar(&o.mapping, "mapping", "", "register the identities of this mapping")
 	f.StringVar(&o.deviceCA, "device-ca", "", "PEM file of authorities whose certificates prove devices registered with x509ca")
 	f.DurationVar(&o.ExpiryGrace, "token-grace", 10*time.Minute, "how long a connection outlives its token")
+	f.StringVar(&o.Provisioning.IDScope, "id-scope", "", "id scope of its provisioning service (default: one that is made at the first start)")
+	f.StringArrayVar(&o.linked, "linked-hub", nil, "the --dir of another simulator, to which its provisioning service may assign devices; may be repeated")
 	f.StringVar(&o.tier, "tier", "", "throttle and count as this edition does: F1, B1 to B3, S1 to S3 (default: no limits)")
 	f.IntVar(&o.units, "units", 1, "units of --tier")
 	f.BoolVar(&o.ConnectionStateEvents, "state-events", false, "put an event among the telemetry when a device comes or goes")
@@ -99,7 +103,7 @@ func (o *hubsimOptions) run(ctx context.Context, std streams, mqttGiven bool) er
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(addDeviceCA(hub, o.deviceCA), registerPlant(std.err, hub, plant, o.mapping)); err != nil {
+	if err := errors.Join(o.link(hub), addDeviceCA(hub, o.deviceCA), registerPlant(std.err, hub, plant, o.mapping)); err != nil {
 		return err
 	}
 	strs, err := o.registerDevices(hub)
@@ -148,6 +152,34 @@ func (o *hubsimOptions) settle(std streams, mqttGiven bool) (plant *mapping.Plan
 	return plant, nil
 }
 
+// linkFile says, in a simulator's directory, how another one's provisioning service reaches it.
+const linkFile = "link.json"
+
+// link makes other simulators known to the hub, and leaves in its directory how they may know it.
+func (o *hubsimOptions) link(hub *hubsim.Hub) error {
+	for _, dir := range o.linked {
+		var l hubsim.LinkedHub
+		text, err := os.ReadFile(filepath.Join(dir, linkFile))
+		if err == nil {
+			err = json.Unmarshal(text, &l)
+		}
+		if err == nil {
+			err = hub.LinkHub(l)
+		}
+		if err != nil {
+			return fmt.Errorf("--linked-hub %s: %w; it is written when the simulator with that --dir starts", dir, err)
+		}
+	}
+	if o.Dir == "" {
+		return nil
+	}
+	text, err := json.Marshal(hub.Link())
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(o.Dir, linkFile), text, 0o600)
+}
+
 // registerDevices makes the devices of the command line known and returns their connection strings.
 func (o *hubsimOptions) registerDevices(hub *hubsim.Hub) (strs []string, err error) {
 	for _, name := range o.devices {
@@ -167,6 +199,7 @@ func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
 	t.AppendRow(table.Row{"name of the hub", cmp.Or(o.HostName, "localhost")})
 	t.AppendRow(table.Row{"devices connect to", "mqtts://" + hub.MQTTAddr()})
 	t.AppendRow(table.Row{"or by WebSocket to", "wss://" + hub.HTTPSAddr() + "/$iothub/websocket"})
+	t.AppendRow(table.Row{"provisioning service", hub.MQTTAddr() + ", id scope " + hub.IDScope()})
 	t.AppendRow(table.Row{"applications use", "https://" + hub.HTTPSAddr()})
 	if o.Dir != "" {
 		t.AppendRow(table.Row{"certificate to trust", filepath.Join(o.Dir, "ca.pem")})
