@@ -79,7 +79,7 @@ func (d *dials) clear(identity string, all bool) {
 		}
 		d.of(name).cut.Store(false)
 		d.set(name, func(one *dial) {
-			one.dropAcks, one.delay, one.refuse, one.closeIn, one.failTwins = 0, 0, 0, 0, 0
+			one.dropAcks, one.delay, one.refuse, one.closeIn, one.failTwins, one.failRegs = 0, 0, 0, 0, 0, 0
 			one.throttled, one.quota, one.locked = window{}, window{}, window{}
 		})
 	}
@@ -126,7 +126,10 @@ func (d *dial) shown(now time.Time) (f Faults, any bool) {
 		f.ExhaustQuota = new(true)
 	}
 	if d.failTwins > 0 {
-		f.FailTwins = &TwinFailures{d.status, d.failTwins}
+		f.FailTwins = &Failures{d.status, d.failTwins}
+	}
+	if d.failRegs > 0 {
+		f.FailRegistrations = &Failures{d.regStatus, d.failRegs}
 	}
 	f.CutMidPacket = d.cut.Load()
 	return f, f != Faults{}

@@ -85,13 +85,14 @@ func showFaults(w io.Writer, armed []hubsim.Faults) error {
 // armOptions are the flags of faults arm, in the shape that the simulator takes.
 type armOptions struct {
 	hubsim.Faults
-	everybody            bool
-	dropAcks, closeOn    int
-	delay                time.Duration
-	throttle             float64
-	quota                bool
-	refuse, twins        int
-	refuseCode, twinCode int
+	everybody              bool
+	dropAcks, closeOn      int
+	delay                  time.Duration
+	throttle               float64
+	quota                  bool
+	refuse, twins          int
+	registrations          int
+	refuseCode, failStatus int
 }
 
 func faultsArmCommand(io streams, o *hubOptions) *cobra.Command {
@@ -147,7 +148,8 @@ func (a *armOptions) flags(c *cobra.Command) {
 	f.Float64Var(&a.throttle, "throttle", 0, "so many operations a second; 0 rejects all, -1 ends it")
 	f.BoolVar(&a.quota, "exhaust-quota", false, "the daily quota is used up; =false ends it")
 	f.IntVar(&a.twins, "fail-twins", 0, "the next N twin requests fail")
-	f.IntVar(&a.twinCode, "status", 429, "with this status, 400 to 599")
+	f.IntVar(&a.registrations, "fail-registrations", 0, "the next N requests of this registration id to the provisioning service fail")
+	f.IntVar(&a.failStatus, "status", 429, "with this status, 400 to 599")
 	f.BoolVar(&a.CutMidPacket, "cut-mid-packet", false, "the hub's next packet lacks its last byte, and the connection closes")
 	f.BoolVar(&a.ExpireTokens, "expire-tokens", false, "the token has run out, now")
 	f.BoolVar(&a.Kick, "kick", false, "the connection is cut, now")
@@ -162,10 +164,11 @@ func (a *armOptions) settle(given func(string) bool) bool {
 		"refuse-connects": func() {
 			a.RefuseConnects = &hubsim.Refusals{Code: byte(min(max(a.refuseCode, 0), 255)), Count: a.refuse}
 		},
-		"close-on-publish": func() { a.CloseOnPublish = &a.closeOn },
-		"throttle":         func() { a.Throttle = &a.throttle },
-		"exhaust-quota":    func() { a.ExhaustQuota = &a.quota },
-		"fail-twins":       func() { a.FailTwins = &hubsim.TwinFailures{Status: a.twinCode, Count: a.twins} },
+		"close-on-publish":   func() { a.CloseOnPublish = &a.closeOn },
+		"throttle":           func() { a.Throttle = &a.throttle },
+		"exhaust-quota":      func() { a.ExhaustQuota = &a.quota },
+		"fail-twins":         func() { a.FailTwins = &hubsim.Failures{Status: a.failStatus, Count: a.twins} },
+		"fail-registrations": func() { a.FailRegistrations = &hubsim.Failures{Status: a.failStatus, Count: a.registrations} },
 	} {
 		if given(flag) {
 			take()
