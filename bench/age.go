@@ -25,7 +25,7 @@ func agePlant() *mapping.Plant {
 	const device = "dev0000"
 	point := modbus.Point{
 		ID: device + "/count", Table: modbus.Holding, Bit: modbus.WholeRegister, Type: modbus.Uint32, Order: "abcd",
-		Scale: 1, Poll: 20 * time.Millisecond,
+		Scale: 1, Poll: agePoll,
 	}
 	return &mapping.Plant{
 		Links: []modbus.Config{{Name: "link", Timeout: time.Second, Devices: []modbus.Device{{
@@ -62,6 +62,9 @@ func (l *watchedLane) Ack(seq uint64) {
 	l.Lane.Ack(seq)
 }
 
+// agePoll is the period of the point that age reads.
+const agePoll = 20 * time.Millisecond
+
 // age is how long it takes from the arrival of a register's value to the PUBACK of the message that
 // carries it, through adapter, bridge, queue on disk and TLS.
 func age(ctx context.Context) (p50, p99 time.Duration, err error) {
@@ -85,12 +88,16 @@ func age(ctx context.Context) (p50, p99 time.Duration, err error) {
 	}
 	plant.Links[0].Address = devices.Addr("link")
 	adapter := modbus.New(plant.Links[0], nil, zerolog.Nop())
-	up := bridge.NewUp(plant.Points, []gateway.Identity{{ID: accounts[0].id}}, queue.Put)
+	up := bridge.NewUp(plant.Points, []gateway.Identity{{ID: accounts[0].id}}, queue)
 	lane := &watchedLane{Lane: queue.Lane(accounts[0].id), created: map[uint64]time.Time{}}
 	pool := upstream.NewPool(upstream.Config{Dial: dialer(hub)},
 		[]upstream.Member{{ID: accounts[0].id, Credential: accounts[0].credential, Lane: lane}}, noMethods)
 	var stops []func() error
-	for _, run := range []func(context.Context) error{queue.Run, pool.Run, devices.Run, func(ctx context.Context) error { return adapter.Run(ctx, up.Accept) }} {
+	for _, run := range []func(context.Context) error{queue.Run, pool.Run, devices.Run, func(ctx context.Context) error {
+		return adapter.Run(ctx, func(ctx context.Context, samples []gateway.Sample) error {
+			return up.AcceptWithin(ctx, agePoll/2, samples) // as the gateway does
+		})
+	}} {
 		stops = append([]func() error{background(run)}, stops...)
 	}
 	err = pause(ctx, warmup+2*measured)
@@ -124,7 +131,7 @@ func bareAge(ctx context.Context) (p50, p99 time.Duration, err error) {
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(agePoll)
 	defer tick.Stop()
 	var ages []time.Duration
 	record := body()

@@ -138,7 +138,7 @@ func durablePosts(ctx context.Context, peers int) (result float64, err error) {
 	if err := adapter.Bind(); err != nil {
 		return 0, errors.Join(err, queue.Close())
 	}
-	up := bridge.NewUp(points, []gateway.Identity{{ID: "sensor"}}, queue.Put)
+	up := bridge.NewUp(points, []gateway.Identity{{ID: "sensor"}}, queue)
 	stopQueue := background(queue.Run)
 	stopAdapter := background(func(ctx context.Context) error { return adapter.Run(ctx, up.Accept) })
 	result, err = posts(ctx, adapter.Addr(), peers)

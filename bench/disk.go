@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
 )
@@ -29,14 +31,21 @@ func diskFigures() []figure {
 			name: "write_cycle_100", unit: "bytes/byte", target: "at most 1.0",
 			what:    "bytes that the process writes to disk for a byte of message body, acknowledgements included: 100 identities, each with one 200-byte message a second, put by one poll cycle, delivered at once",
 			limitIs: "6",
-			value:   plain(func(ctx context.Context) (float64, error) { return writtenPerByte(ctx, 1) }),
+			value:   plain(func(ctx context.Context) (float64, error) { return writtenPerByte(ctx, 1, 0) }),
+			limit:   fixed(6),
+		},
+		{
+			name: "write_links_100", unit: "bytes/byte", target: "at most 1.0",
+			what:    "the same, with the 100 messages of a second put one by one, as 100 links that are polled every second hand them in: with the patience of half a second",
+			limitIs: "6",
+			value:   plain(func(ctx context.Context) (float64, error) { return writtenPerByte(ctx, 100, time.Second/2) }),
 			limit:   fixed(6),
 		},
 		{
 			name: "write_spread_100", unit: "bytes/byte", target: "lower is better",
 			what:    "the same, with the 100 messages of a second put one by one, as sensors report: each is on disk before its answer",
 			limitIs: "a plain file to which they are appended one by one, each followed by fdatasync, in whole blocks of 4 KiB",
-			value:   plain(func(ctx context.Context) (float64, error) { return writtenPerByte(ctx, 100) }),
+			value:   plain(func(ctx context.Context) (float64, error) { return writtenPerByte(ctx, 100, 0) }),
 			limit:   fixed(4096.0 / bodySize),
 		},
 		{
@@ -165,7 +174,7 @@ func (s *store) empty(ctx context.Context) error {
 
 // writtenPerByte is what is written for a byte of body at 100 messages a second, put in so many calls a
 // second, with everything delivered at once.
-func writtenPerByte(ctx context.Context, calls int) (ratio float64, err error) {
+func writtenPerByte(ctx context.Context, calls int, patience time.Duration) (ratio float64, err error) {
 	const perSecond, seconds, settle = 100, 15, 2
 	s, err := newStore()
 	if err != nil {
@@ -178,6 +187,7 @@ func writtenPerByte(ctx context.Context, calls int) (ratio float64, err error) {
 	tick := time.NewTicker(time.Second / time.Duration(calls))
 	defer tick.Stop()
 	var before int64
+	var puts errgroup.Group
 	for i := range (settle + seconds) * calls {
 		if i == settle*calls {
 			if before, err = writtenBytes(); err != nil {
@@ -185,14 +195,22 @@ func writtenPerByte(ctx context.Context, calls int) (ratio float64, err error) {
 			}
 		}
 		group := ids[i*perSecond/calls%perSecond:][:perSecond/calls]
-		if err := fill(ctx, s.queue, group, len(group)); err != nil {
-			return 0, err
-		}
+		puts.Go(func() error {
+			content := body()
+			messages := make([]gateway.Telemetry, 0, len(group))
+			for _, id := range group {
+				messages = append(messages, gateway.Telemetry{Identity: id, Body: content, Created: time.Now()})
+			}
+			return s.queue.PutWithin(ctx, patience, messages...)
+		})
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
+	}
+	if err := puts.Wait(); err != nil {
+		return 0, err
 	}
 	after, err := writtenBytes()
 	return float64(after-before) / (perSecond * seconds * bodySize), err

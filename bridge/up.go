@@ -7,18 +7,26 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	gateway "iothub-gateway"
 )
 
-// Put makes messages durable, all or none, in the order given. It returns nil once they are. A
-// *gateway.FullError is the exception: the messages of all but its Identities are durable.
-type Put func(ctx context.Context, ts ...gateway.Telemetry) error
+// Store is where messages become durable.
+type Store interface {
+	// PutWithin makes messages durable, all or none, in the order given. It returns nil once they are.
+	// A *gateway.FullError is the exception: the messages of all but its Identities are durable. It may
+	// let patience pass since the last write to the disk, so that others share this one.
+	PutWithin(ctx context.Context, patience time.Duration, ts ...gateway.Telemetry) error
+	// Hurry ends the patience of every call under way.
+	Hurry()
+}
 
 // Up is the way up: readings in, telemetry out. Its methods may be called by any number of
 // goroutines.
 type Up struct {
-	put    Put
+	store  Store
 	points map[gateway.PointID]*point // never changes after NewUp
 
 	mu    sync.Mutex // guards stats
@@ -65,7 +73,8 @@ type lane struct {
 	identity gateway.Identity
 	order    int
 	turn     chan struct{}
-	body     body // owned by the holder
+	waiters  atomic.Int32 // those that wait for their turn
+	body     body         // owned by the holder
 }
 
 // reading is a sample as it is understood, with its point. round counts the readings of one point
@@ -78,7 +87,7 @@ type reading struct {
 
 // NewUp makes the way up for a plant. Points without an identity and hidden ones are known to Latest
 // and never reported. Messages carry the properties of their identity.
-func NewUp(points []gateway.Point, identities []gateway.Identity, put Put) *Up {
+func NewUp(points []gateway.Point, identities []gateway.Identity, store Store) *Up {
 	lanes := make(map[gateway.IdentityID]*lane)
 	open := func(identity gateway.Identity) *lane {
 		l := lanes[identity.ID]
@@ -92,7 +101,7 @@ func NewUp(points []gateway.Point, identities []gateway.Identity, put Put) *Up {
 	for _, identity := range identities {
 		open(identity)
 	}
-	u := &Up{put: put, points: make(map[gateway.PointID]*point, len(points))}
+	u := &Up{store: store, points: make(map[gateway.PointID]*point, len(points))}
 	for i, p := range points {
 		known := &point{Point: p, order: i, key: append(appendText(nil, p.Field), ':')}
 		if p.Identity != "" && !p.Hidden {
@@ -117,8 +126,15 @@ func appendText(b []byte, s string) []byte {
 // said nothing new. A reading of a point that
 // the plant does not have is ErrUnknownPoint; the others of the call are accepted all the same.
 func (u *Up) Accept(ctx context.Context, samples []gateway.Sample) error {
+	return u.AcceptWithin(ctx, 0, samples)
+}
+
+// AcceptWithin is Accept for readings that nobody waits for: where there is much to write they may be up to
+// patience on their way to the disk, so that those of several links share the write. Whoever has a
+// message of the same identity ends that.
+func (u *Up) AcceptWithin(ctx context.Context, patience time.Duration, samples []gateway.Sample) error {
 	readings, stats, unknown := u.observe(samples)
-	err := u.report(ctx, readings, &stats)
+	err := u.report(ctx, patience, readings, &stats)
 	u.add(stats)
 	if err != nil {
 		return err
@@ -205,10 +221,10 @@ func (p *point) observe(raw gateway.Sample) (s gateway.Sample, keep, replaced bo
 }
 
 // report puts what is due among the readings.
-func (u *Up) report(ctx context.Context, readings []reading, stats *UpStats) error {
+func (u *Up) report(ctx context.Context, patience time.Duration, readings []reading, stats *UpStats) error {
 	arrange(readings)
 	lanes := lanesOf(readings)
-	if err := hold(ctx, lanes); err != nil {
+	if err := u.hold(ctx, lanes); err != nil {
 		stats.Failed += uint64(len(readings))
 		return err
 	}
@@ -218,7 +234,10 @@ func (u *Up) report(ctx context.Context, readings []reading, stats *UpStats) err
 	if len(messages) == 0 {
 		return nil
 	}
-	err := u.put(ctx, messages...)
+	if slices.ContainsFunc(lanes, (*lane).wanted) {
+		patience = 0
+	}
+	err := u.store.PutWithin(ctx, patience, messages...)
 	var full *gateway.FullError
 	switch {
 	case errors.As(err, &full):
@@ -294,17 +313,36 @@ func lanesOf(readings []reading) []*lane {
 
 // hold takes all the lanes, or none. Everybody takes lanes in the same order, so no two calls can
 // wait for each other.
-func hold(ctx context.Context, lanes []*lane) error {
+func (u *Up) hold(ctx context.Context, lanes []*lane) error {
 	for i, l := range lanes {
-		select {
-		case l.turn <- struct{}{}:
-		case <-ctx.Done():
+		if err := u.await(ctx, l); err != nil {
 			release(lanes[:i])
-			return fmt.Errorf("bridge: %s: an earlier message is not stored yet: %w", l.identity.ID, ctx.Err())
+			return fmt.Errorf("bridge: %s: an earlier message is not stored yet: %w", l.identity.ID, err)
 		}
 	}
 	return nil
 }
+
+// await takes the lane. If somebody holds it, their patience is over.
+func (u *Up) await(ctx context.Context, l *lane) error {
+	select {
+	case l.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	l.waiters.Add(1)
+	defer l.waiters.Add(-1)
+	u.store.Hurry()
+	select {
+	case l.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wanted tells whether somebody waits for the lane.
+func (l *lane) wanted() bool { return l.waiters.Load() > 0 }
 
 func release(lanes []*lane) {
 	for _, l := range lanes {

@@ -38,7 +38,7 @@ func TestMessagesArePutInTheOrderTheirReadingsWereJudged(t *testing.T) {
 		return nil
 	}
 	points := []gateway.Point{field("x", "a"), field("y", "b"), field("z", "c")}
-	u := NewUp(points, nil, put)
+	u := NewUp(points, nil, storing(put))
 	var adapters sync.WaitGroup
 	for seed := range uint64(8) {
 		adapters.Go(func() {
@@ -71,7 +71,7 @@ func benchPlant() (*Up, [2][]gateway.Sample) {
 		readings[1] = append(readings[1], sample(p.ID, float(30.5+float64(i)), 0))
 	}
 	put := func(context.Context, ...gateway.Telemetry) error { return nil }
-	return NewUp(points, nil, put), readings
+	return NewUp(points, nil, storing(put)), readings
 }
 
 func BenchmarkAccept100NothingDue(b *testing.B) {

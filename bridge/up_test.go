@@ -26,7 +26,7 @@ type disk struct {
 	calls    int
 }
 
-func (d *disk) put(_ context.Context, ts ...gateway.Telemetry) error {
+func (d *disk) PutWithin(_ context.Context, _ time.Duration, ts ...gateway.Telemetry) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls++
@@ -47,6 +47,17 @@ func (d *disk) put(_ context.Context, ts ...gateway.Telemetry) error {
 	}
 	return nil
 }
+
+func (*disk) Hurry() {}
+
+// storing is a store that is one function and never waits.
+type storing func(ctx context.Context, ts ...gateway.Telemetry) error
+
+func (p storing) PutWithin(ctx context.Context, _ time.Duration, ts ...gateway.Telemetry) error {
+	return p(ctx, ts...)
+}
+
+func (storing) Hurry() {}
 
 // taken returns "identity body" of every message since the last call.
 func (d *disk) taken() []string {
@@ -94,7 +105,7 @@ func TestACallMakesOneMessageAnIdentityInTheOrderOfThePlant(t *testing.T) {
 		[]gateway.Identity{
 			{ID: "press"},
 			{ID: "boiler", Properties: []gateway.Property{{Name: "site", Value: "plant7"}}},
-		}, d.put)
+		}, &d)
 	accept(t, u,
 		sample(`boiler/odd "name"`, gateway.TextValue("a\"b"), 3*time.Second),
 		sample("boiler/return", float(40.5), 5*time.Second),
@@ -137,7 +148,7 @@ func TestBodiesTellQualityAndNeverANumberForASentinel(t *testing.T) {
 		{[]gateway.Sample{sample(a, gateway.UintValue(18446744073709551615), 0)}, `{"a":18446744073709551615}`},
 	} {
 		var d disk
-		u := NewUp([]gateway.Point{field("x", "a"), field("x", "b")}, nil, d.put)
+		u := NewUp([]gateway.Point{field("x", "a"), field("x", "b")}, nil, &d)
 		accept(t, u, c.samples...)
 		if !json.Valid(d.messages[0].Body) {
 			t.Errorf("not JSON: %s", d.messages[0].Body)
@@ -148,7 +159,7 @@ func TestBodiesTellQualityAndNeverANumberForASentinel(t *testing.T) {
 
 func TestNothingDueMakesNoMessage(t *testing.T) {
 	var d disk
-	u := NewUp([]gateway.Point{field("x", "a"), field("x", "b")}, nil, d.put)
+	u := NewUp([]gateway.Point{field("x", "a"), field("x", "b")}, nil, &d)
 	accept(t, u)
 	accept(t, u, sample("x/a", float(1), 0), sample("x/b", float(1), 0))
 	accept(t, u, sample("x/a", float(1), time.Second), sample("x/b", float(2), time.Second))
@@ -162,7 +173,7 @@ func TestNothingDueMakesNoMessage(t *testing.T) {
 func TestAFailedPutSuppressesNothing(t *testing.T) {
 	full := errors.New("disk full")
 	d := disk{fail: full}
-	u := NewUp([]gateway.Point{field("x", "a"), field("y", "b")}, nil, d.put)
+	u := NewUp([]gateway.Point{field("x", "a"), field("y", "b")}, nil, &d)
 	both := []gateway.Sample{sample("x/a", float(1), 0), sample("y/b", float(1), 0)}
 	for range 2 {
 		if err := u.Accept(context.Background(), both); !errors.Is(err, full) {
@@ -188,7 +199,7 @@ func TestAFailedPutSuppressesNothing(t *testing.T) {
 
 func TestWhatAFullQueueRefusesStaysDueAndTheRestIsReported(t *testing.T) {
 	d := disk{full: []gateway.IdentityID{"y"}}
-	u := NewUp([]gateway.Point{field("x", "a"), field("y", "b"), field("y", "c"), field("z", "d")}, nil, d.put)
+	u := NewUp([]gateway.Point{field("x", "a"), field("y", "b"), field("y", "c"), field("z", "d")}, nil, &d)
 	all := []gateway.Sample{
 		sample("x/a", float(1), 0), sample("y/b", float(1), 0), sample("y/c", float(1), 0), sample("z/d", float(1), 0),
 		sample("y/b", float(2), 1), sample("z/d", float(2), 1),
@@ -216,7 +227,7 @@ func TestTwoReadingsOfOnePointAreTwoMessages(t *testing.T) {
 	var d disk
 	temp, hum := field("env", "temp"), field("env", "hum")
 	temp.Publish.On, hum.Publish.On = gateway.OnPoll, gateway.OnPoll
-	u := NewUp([]gateway.Point{temp, hum}, nil, d.put)
+	u := NewUp([]gateway.Point{temp, hum}, nil, &d)
 	pack := []gateway.Sample{
 		sample("env/hum", float(60), 0), sample("env/temp", float(20), 0),
 		sample("env/hum", float(60), time.Minute), sample("env/temp", float(20), time.Minute),
@@ -238,7 +249,7 @@ func TestTwoReadingsOfOnePointAreTwoMessages(t *testing.T) {
 
 func TestARepeatedReadingIsJudgedByTheOneBeforeItInTheSameCall(t *testing.T) {
 	d := disk{fail: errors.New("disk full")}
-	u := NewUp([]gateway.Point{field("x", "a")}, nil, d.put)
+	u := NewUp([]gateway.Point{field("x", "a")}, nil, &d)
 	pack := []gateway.Sample{sample("x/a", float(1), 0), sample("x/a", float(1), 1), sample("x/a", float(2), 2), sample("x/a", float(1), 3)}
 	if err := u.Accept(context.Background(), pack); err == nil {
 		t.Fatal("no error")
@@ -252,7 +263,7 @@ func TestHiddenAndLocalPointsAreReadButNeverReported(t *testing.T) {
 	var d disk
 	hidden, local := field("x", "a"), field("", "b")
 	hidden.Hidden = true
-	u := NewUp([]gateway.Point{hidden, local}, nil, d.put)
+	u := NewUp([]gateway.Point{hidden, local}, nil, &d)
 	if _, ok := u.Latest("x/a"); ok {
 		t.Error("a reading before the first one")
 	}
@@ -278,7 +289,7 @@ func TestRangeAndWrapApplyBeforeAnythingIsReported(t *testing.T) {
 	clamp.Range = &gateway.Range{Max: 10, Mode: gateway.RangeClamp}
 	drop.Range = &gateway.Range{Max: 10, Mode: gateway.RangeDrop}
 	count.Wrap = 100
-	u := NewUp([]gateway.Point{mark, clamp, drop, count}, nil, d.put)
+	u := NewUp([]gateway.Point{mark, clamp, drop, count}, nil, &d)
 	read := func(v, counted float64, at time.Duration) {
 		accept(t, u, sample("x/mark", float(v), at), sample("x/clamp", float(v), at), sample("x/drop", float(v), at),
 			sample("x/count", float(counted), at))
@@ -302,7 +313,7 @@ func TestAWrapDuringAnOutageOfTheDiskIsNotForgotten(t *testing.T) {
 	d := disk{fail: errors.New("disk full")}
 	count := field("x", "count")
 	count.Wrap = 100
-	u := NewUp([]gateway.Point{count}, nil, d.put)
+	u := NewUp([]gateway.Point{count}, nil, &d)
 	for i, raw := range []float64{90, 10, 30, 50, 70, 90, 10} {
 		if err := u.Accept(context.Background(), []gateway.Sample{sample("x/count", float(raw), time.Duration(i+1))}); err == nil {
 			t.Fatal("no error")
@@ -315,7 +326,7 @@ func TestAWrapDuringAnOutageOfTheDiskIsNotForgotten(t *testing.T) {
 
 func TestAnUnknownPointIsAnErrorAndKeepsTheOthers(t *testing.T) {
 	var d disk
-	u := NewUp([]gateway.Point{field("x", "a")}, nil, d.put)
+	u := NewUp([]gateway.Point{field("x", "a")}, nil, &d)
 	err := u.Accept(context.Background(), []gateway.Sample{sample("x/typo", float(1), 0), sample("x/a", float(1), 0)})
 	if !errors.Is(err, gateway.ErrUnknownPoint) || !strings.Contains(err.Error(), "x/typo") {
 		t.Errorf("Accept returned %v", err)
@@ -332,7 +343,7 @@ func TestALongMessageIsContinuedInTheNext(t *testing.T) {
 		points = append(points, p)
 		samples = append(samples, sample(p.ID, float(float64(i)), 0))
 	}
-	u := NewUp(points, nil, d.put)
+	u := NewUp(points, nil, &d)
 	accept(t, u, samples...)
 	seen := make(map[string]float64)
 	for _, m := range d.messages {
@@ -358,7 +369,7 @@ func TestIdentitiesDoNotWaitForEachOther(t *testing.T) {
 			}
 			return nil
 		}
-		u := NewUp([]gateway.Point{field("slow", "a"), field("quick", "b")}, nil, put)
+		u := NewUp([]gateway.Point{field("slow", "a"), field("quick", "b")}, nil, storing(put))
 		slow := make(chan error, 2)
 		for i := range 2 { // the second waits for the first: they are of one identity
 			go func() {
@@ -385,6 +396,58 @@ func TestIdentitiesDoNotWaitForEachOther(t *testing.T) {
 			if err := <-slow; err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// patient is a store that takes its time unless it is hurried.
+type patient struct {
+	hurry chan struct{}
+	waits []time.Duration // of every call
+}
+
+func (p *patient) PutWithin(_ context.Context, patience time.Duration, _ ...gateway.Telemetry) error {
+	start := time.Now()
+	if patience > 0 {
+		select {
+		case <-p.hurry:
+		case <-time.After(patience):
+		}
+	}
+	p.waits = append(p.waits, time.Since(start))
+	return nil
+}
+
+func (p *patient) Hurry() {
+	select {
+	case p.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// Ten links report as one identity, one after the other: each would wait for the patience of all before it.
+func TestWhoWaitsForTheSameIdentityEndsThePatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var points []gateway.Point
+		for i := range 10 {
+			points = append(points, field("boiler", fmt.Sprintf("p%d", i)))
+		}
+		store := &patient{hurry: make(chan struct{})}
+		u := NewUp(points, nil, store)
+		start := time.Now()
+		var links sync.WaitGroup
+		for i, p := range points {
+			links.Go(func() {
+				err := u.AcceptWithin(t.Context(), time.Second, []gateway.Sample{sample(p.ID, float(float64(i)), 0)})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		links.Wait()
+		if took := time.Since(start); took > time.Second || len(store.waits) != len(points) {
+			t.Errorf("%v for %d messages; each waited %v", took, len(store.waits), store.waits)
 		}
 	})
 }

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// ackDelay is how long acknowledgements wait for others, or for a Put, to share a commit with.
-	ackDelay = 20 * time.Millisecond
+	// ackPatience is how long after a commit acknowledgements wait for others, or for a Put, to share one
+	// with: a commit of its own for each would write a hundred times what it says.
+	ackPatience = 500 * time.Millisecond
 	// upkeepEvery is how often the queue looks after its files and the age of its entries.
 	upkeepEvery = time.Second
 )
@@ -129,21 +130,47 @@ func (q *Queue) end() {
 	close(q.done)
 }
 
-// await returns when there is something to commit or ctx has ended.
+// await returns when there is something to commit that waits no longer, or ctx has ended.
 func (q *Queue) await(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-q.now:
-	case <-q.committer.retry:
-	case <-q.committer.upkeep:
-	case <-q.soon:
-		delay := time.NewTimer(ackDelay)
-		defer delay.Stop()
+	for {
+		due, stop := q.patience()
 		select {
+		case <-q.soon: // somebody waits who has less patience
+			stop()
+			continue
 		case <-ctx.Done():
 		case <-q.now:
-		case <-delay.C:
+		case <-q.committer.retry:
+		case <-q.committer.upkeep:
+		case <-due:
 		}
+		stop()
+		return
+	}
+}
+
+// patience fires when the patience of those that wait is over: never, while nobody does.
+func (q *Queue) patience() (due <-chan time.Time, stop func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.due.IsZero() {
+		return nil, func() {}
+	}
+	timer := time.NewTimer(time.Until(q.due))
+	return timer.C, func() { timer.Stop() }
+}
+
+// waitSinceLast lets what was handed in wait for others to share a commit with, until patience has
+// passed since the last commit: what comes rarely does not wait at all. It needs mu.
+func (q *Queue) waitSinceLast(patience time.Duration) {
+	due := q.lastCommit.Add(patience)
+	if patience <= 0 || !due.After(time.Now()) {
+		signal(q.now)
+		return
+	}
+	if q.due.IsZero() || due.Before(q.due) {
+		q.due = due
+		signal(q.soon)
 	}
 }
 
@@ -152,7 +179,10 @@ func (q *Queue) take() (*batch, []*Lane) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b, acked := q.open, q.acked
-	q.open, q.acked = newBatch(), nil
+	q.open, q.acked, q.due = newBatch(), nil, time.Time{}
+	if len(b.calls) > 0 || len(acked) > 0 {
+		q.lastCommit = time.Now()
+	}
 	return b, acked
 }
 

@@ -2,6 +2,9 @@ package buffer
 
 import "go.etcd.io/bbolt"
 
+// AckPatience is how long acknowledgements wait to share a commit.
+const AckPatience = ackPatience
+
 // What the queue file and its records are of.
 const (
 	FormatVersion = formatVersion

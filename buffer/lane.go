@@ -68,7 +68,7 @@ func (l *Lane) protectedAfterOpen() uint64 {
 }
 
 // Ack says that every entry up to and including seq is at the hub. They leave the queue with the
-// next commit, at the latest 20 ms later; after a crash before that they are returned again. Ack
+// next commit, at the latest 500 ms after the one before, sooner if many wait; after a crash before that they are returned again. Ack
 // never blocks on the disk. A sequence that Next has not returned since Open is a mistake of the
 // caller that could lose entries: it is ignored and logged.
 func (l *Lane) Ack(seq uint64) {
@@ -83,9 +83,13 @@ func (l *Lane) Ack(seq uint64) {
 	tell := seq > l.acked && !l.waiting
 	l.acked = max(l.acked, seq)
 	l.waiting = l.waiting || tell
+	many := l.chain.count(l.gone, l.acked) > MaxInFlight/4 // the reader shall not have to wait for them
 	l.mu.Unlock()
 	if tell {
 		l.q.enterAck(l)
+	}
+	if many {
+		signal(l.q.now)
 	}
 }
 

@@ -149,7 +149,7 @@ func (m *limitModel) compare() {
 
 // reopen opens the queue again: its figures are the same, and readers begin at what is not acknowledged.
 func (m *limitModel) reopen() {
-	pass(30 * time.Millisecond)
+	pass(buffer.AckPatience + time.Millisecond)
 	before := m.q.Stats()
 	m.stop()
 	m.open()

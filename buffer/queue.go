@@ -73,7 +73,7 @@ type Queue struct {
 	lettersUsed atomic.Bool
 
 	now  chan struct{} // capacity 1: something waits for a commit
-	soon chan struct{} // capacity 1: acknowledgements wait, which may do so for ackDelay
+	soon chan struct{} // capacity 1: due has become earlier
 	done chan struct{} // closed when nothing can be committed any more
 
 	committer committer // owned by the goroutine in Run
@@ -85,8 +85,10 @@ type Queue struct {
 	state             state
 	closed            bool
 	lanes             map[gateway.IdentityID]*Lane
-	open              *batch  // what waits for the committer
-	acked             []*Lane // lanes with acknowledgements that wait for it
+	open              *batch    // what waits for the committer
+	acked             []*Lane   // lanes with acknowledgements that wait for it
+	due               time.Time // when the patience of the least patient of them is over; zero: nobody has any
+	lastCommit        time.Time // when the committer last took something
 	commits           uint64
 	fullAt, fullSince time.Time // when a limit was last exceeded, and since when it is
 	failure           error     // why nothing can be written; nil if it can
@@ -188,6 +190,14 @@ func (q *Queue) lane(id gateway.IdentityID) *Lane {
 // waiting: the entries may still become durable and be delivered. Any other error is the disk's:
 // normally nothing was stored; if even that cannot be found out, the error says so.
 func (q *Queue) Put(ctx context.Context, ts ...gateway.Telemetry) error {
+	return q.PutWithin(ctx, 0, ts...)
+}
+
+// PutWithin is Put for those that can wait: the commit comes when somebody else needs one, when
+// someone calls Hurry, or patience after the commit before; at once, if that is so long ago. Each commit
+// writes some eight pages of 4 KiB, however little it holds: a hundred small Puts a second that share two
+// commits write a fortieth.
+func (q *Queue) PutWithin(ctx context.Context, patience time.Duration, ts ...gateway.Telemetry) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -204,17 +214,20 @@ func (q *Queue) Put(ctx context.Context, ts ...gateway.Telemetry) error {
 	if len(ts) == 0 {
 		return nil
 	}
-	return q.hand(ctx, ts, records)
+	return q.hand(ctx, patience, ts, records)
 }
+
+// Hurry ends the patience of every PutWithin that waits now.
+func (q *Queue) Hurry() { signal(q.now) }
 
 // Beat returns when the goroutine in Run has come by, which is soon unless it hangs: nil if the file
 // can be written as far as is known, else the failure that it is trying to get over, ErrClosed, or
 // ctx.Err().
-func (q *Queue) Beat(ctx context.Context) error { return q.hand(ctx, nil, nil) }
+func (q *Queue) Beat(ctx context.Context) error { return q.hand(ctx, 0, nil, nil) }
 
 // hand gives a Put to the committer and waits for its answer.
-func (q *Queue) hand(ctx context.Context, ts []gateway.Telemetry, records [][]byte) error {
-	b, c, err := q.enter(ts, records)
+func (q *Queue) hand(ctx context.Context, patience time.Duration, ts []gateway.Telemetry, records [][]byte) error {
+	b, c, err := q.enter(patience, ts, records)
 	if err != nil {
 		return err
 	}
@@ -230,7 +243,7 @@ func (q *Queue) hand(ctx context.Context, ts []gateway.Telemetry, records [][]by
 }
 
 // enter adds the records to the batch that the committer takes next.
-func (q *Queue) enter(ts []gateway.Telemetry, records [][]byte) (*batch, *call, error) {
+func (q *Queue) enter(patience time.Duration, ts []gateway.Telemetry, records [][]byte) (*batch, *call, error) {
 	c := &call{puts: make([]pending, len(records))}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -243,7 +256,7 @@ func (q *Queue) enter(ts []gateway.Telemetry, records [][]byte) (*batch, *call, 
 	if len(records) > 0 {
 		q.open.calls = append(q.open.calls, c)
 	}
-	signal(q.now)
+	q.waitSinceLast(patience)
 	return q.open, c, nil
 }
 
@@ -252,7 +265,7 @@ func (q *Queue) enterAck(l *Lane) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.acked = append(q.acked, l)
-	signal(q.soon)
+	q.waitSinceLast(ackPatience)
 }
 
 // signal wakes the one that waits on a channel of capacity 1, now or when it next looks.

@@ -177,7 +177,7 @@ func (w *wire) finish(d *device) {
 	}
 	w.logRefused(d, c.refusals)
 	samples := append(c.samples, w.judge(d, c)...)
-	w.a.out.put(d.index, samples)
+	w.a.out.put(samples)
 	waited := c.end != nil && c.end.waiting
 	skipped := d.advance(c.groups, time.Now())
 	w.a.note(func(s *Stats) {

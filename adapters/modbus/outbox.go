@@ -3,7 +3,6 @@ package modbus
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,12 +20,6 @@ const (
 	acceptRetryMax = 5 * time.Second
 )
 
-// batch is what waits to be accepted of one device: at most one reading a point.
-type batch struct {
-	device  int
-	samples []gateway.Sample
-}
-
 // outbox stands between the wire and accept. It holds at most one reading of every point, so that
 // it is bounded by the plant, and put never waits.
 type outbox struct {
@@ -34,7 +27,7 @@ type outbox struct {
 	ended chan struct{} // closed: nothing will be put any more
 
 	mu       sync.Mutex // guards the fields below
-	waiting  []batch    // in the order of their first reading
+	waiting  []gateway.Sample
 	replaced uint64
 	lost     uint64
 	refused  uint64
@@ -45,38 +38,29 @@ func newOutbox() *outbox {
 }
 
 // put adds the readings of one poll cycle. A point that still waits gets the newer reading.
-func (o *outbox) put(device int, samples []gateway.Sample) {
+func (o *outbox) put(samples []gateway.Sample) {
 	if len(samples) == 0 {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if i := o.find(device); i >= 0 {
-		o.waiting[i].samples = o.merge(o.waiting[i].samples, samples)
-	} else {
-		o.waiting = append(o.waiting, batch{device: device, samples: samples})
-	}
+	o.waiting = o.merge(o.waiting, samples)
 	o.signal()
 }
 
 // putBack returns readings that accept refused, as older than what waits.
-func (o *outbox) putBack(b batch) {
+func (o *outbox) putBack(samples []gateway.Sample) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if i := o.find(b.device); i >= 0 {
-		b.samples = o.merge(b.samples, o.waiting[i].samples)
-		o.waiting = slices.Delete(o.waiting, i, i+1)
-	}
-	o.waiting = slices.Insert(o.waiting, 0, b)
+	o.waiting = o.merge(samples, o.waiting)
 	o.signal()
-}
-
-func (o *outbox) find(device int) int {
-	return slices.IndexFunc(o.waiting, func(b batch) bool { return b.device == device })
 }
 
 // merge is older and then newer, without the older readings of points that are in newer.
 func (o *outbox) merge(older, newer []gateway.Sample) []gateway.Sample {
+	if len(older) == 0 {
+		return newer
+	}
 	fresh := make(map[gateway.PointID]bool, len(newer))
 	for _, s := range newer {
 		fresh[s.Point] = true
@@ -99,16 +83,14 @@ func (o *outbox) signal() {
 	}
 }
 
-// take removes the batch that has waited longest.
-func (o *outbox) take() (b batch, ok bool) {
+// take removes everything that waits: readings that have been held up together share one write to the
+// disk.
+func (o *outbox) take() []gateway.Sample {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.waiting) == 0 {
-		return batch{}, false
-	}
-	b = o.waiting[0]
-	o.waiting = slices.Delete(o.waiting, 0, 1)
-	return b, true
+	samples := o.waiting
+	o.waiting = nil
+	return samples
 }
 
 func (o *outbox) counts() (replaced, lost, refused uint64) {
@@ -126,32 +108,32 @@ func (o *outbox) refuse(points int) {
 }
 
 // abandon counts what will never be accepted.
-func (o *outbox) abandon(b batch) {
+func (o *outbox) abandon(samples []gateway.Sample) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.lost += uint64(len(b.samples))
+	o.lost += uint64(len(samples))
 }
 
-// deliver hands the batches to accept, one at a time, until the outbox has ended and is empty. What
-// accept fails on is tried again; at the end, once. What a full queue refuses is not.
+// deliver hands what waits to accept until the outbox has ended and is empty. What accept fails on is
+// tried again; at the end, once. What a full queue refuses is not.
 func (o *outbox) deliver(ctx context.Context, log zerolog.Logger, accept func(context.Context, []gateway.Sample) error) {
 	late, release := graceful(ctx)
 	defer release()
 	pause := time.Duration(0)
 	for {
 		last := isClosed(o.ended) // looked up before take: what was put before the end is seen
-		b, ok := o.take()
-		if !ok && last {
+		samples := o.take()
+		if len(samples) == 0 && last {
 			return
 		}
-		if !ok {
+		if len(samples) == 0 {
 			select {
 			case <-o.wake:
 			case <-o.ended: // Run always ends it
 			}
 			continue
 		}
-		err := accept(late, b.samples)
+		err := accept(late, samples)
 		var full *gateway.FullError
 		if errors.As(err, &full) {
 			o.refuse(len(full.Points))
@@ -163,12 +145,12 @@ func (o *outbox) deliver(ctx context.Context, log zerolog.Logger, accept func(co
 			log.Info().Msg("readings are accepted again")
 		case err == nil:
 		case last:
-			o.abandon(b)
+			o.abandon(samples)
 		default:
 			if pause == 0 {
 				log.Warn().Err(err).Msg("readings are not accepted, trying again")
 			}
-			o.putBack(b)
+			o.putBack(samples)
 			pause = min(max(2*pause, acceptRetry), acceptRetryMax)
 			if !sleep(ctx, pause) {
 				<-o.ended

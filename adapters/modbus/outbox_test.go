@@ -18,42 +18,38 @@ func reading(id gateway.PointID, n int64) gateway.Sample {
 }
 
 // shown is what waits in the outbox, as "point=value" texts.
-func shown(o *outbox) (out [][]string) {
-	for b, ok := o.take(); ok; b, ok = o.take() {
-		var texts []string
-		for _, s := range b.samples {
-			texts = append(texts, string(s.Point)+"="+s.Value.String())
-		}
-		out = append(out, texts)
+func shown(o *outbox) (texts []string) {
+	for _, s := range o.take() {
+		texts = append(texts, string(s.Point)+"="+s.Value.String())
 	}
-	return out
+	return texts
 }
 
 func TestANewerReadingReplacesTheOneThatWaits(t *testing.T) {
 	o := newOutbox()
-	o.put(0, []gateway.Sample{reading("a", 1), reading("b", 1)})
-	o.put(1, []gateway.Sample{reading("x", 1)})
-	o.put(0, nil)
-	o.put(0, []gateway.Sample{reading("b", 2), reading("c", 1)})
+	o.put([]gateway.Sample{reading("a", 1), reading("b", 1)})
+	o.put([]gateway.Sample{reading("x", 1)})
+	o.put(nil)
+	o.put([]gateway.Sample{reading("b", 2), reading("c", 1)})
 	if replaced, _, _ := o.counts(); replaced != 1 {
 		t.Errorf("%d replaced", replaced)
 	}
-	if diff := cmp.Diff([][]string{{"a=1", "b=2", "c=1"}, {"x=1"}}, shown(o)); diff != "" {
+	if diff := cmp.Diff([]string{"a=1", "x=1", "b=2", "c=1"}, shown(o)); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestWhatWasRefusedComesBackAsTheOlder(t *testing.T) {
 	o := newOutbox()
-	o.put(0, []gateway.Sample{reading("a", 1), reading("b", 1)})
-	first, _ := o.take()
-	o.put(1, []gateway.Sample{reading("x", 1)})
-	o.put(0, []gateway.Sample{reading("b", 2)})
+	o.put([]gateway.Sample{reading("a", 1), reading("b", 1)})
+	first := o.take()
+	o.put([]gateway.Sample{reading("x", 1)})
+	o.put([]gateway.Sample{reading("b", 2)})
 	o.putBack(first)
 	if replaced, _, _ := o.counts(); replaced != 1 {
 		t.Errorf("%d replaced", replaced)
 	}
-	if diff := cmp.Diff([][]string{{"a=1", "b=2"}, {"x=1"}}, shown(o)); diff != "" {
+	if diff := cmp.Diff([]string{"a=1", "x=1", "b=2"}, shown(o)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -90,7 +90,7 @@ func newService(cfg serviceConfig) (*service, error) {
 		identities = append(identities, id.Identity)
 		members = append(members, upstream.Member{ID: id.ID, Credential: credentials[i], Lane: queue.Lane(id.ID)})
 	}
-	s.up = bridge.NewUp(cfg.plant.Points, identities, queue.Put)
+	s.up = bridge.NewUp(cfg.plant.Points, identities, queue)
 	down := bridge.NewDown(bridge.DownConfig{
 		Points: cfg.plant.Points, Methods: cfg.plant.Methods,
 		Device: func(id gateway.PointID) bridge.Device { return s.devices[id] },
@@ -259,14 +259,36 @@ func (s *service) releaseListeners() error {
 func (s *service) poll(ctx context.Context) error {
 	defer context.AfterFunc(ctx, s.stopCommands)()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, adapter := range s.links {
-		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
+	for i, adapter := range s.links {
+		patience := patienceOf(s.cfg.plant.Links[i])
+		group.Go(func() error {
+			return adapter.Run(ctx, func(ctx context.Context, samples []gateway.Sample) error {
+				return s.up.AcceptWithin(ctx, patience, samples)
+			})
+		})
 	}
 	for _, adapter := range s.listeners {
 		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
 	}
 	group.Go(func() error { <-ctx.Done(); return nil }) // a plant without links still runs
 	return group.Wait()
+}
+
+// mostPatience is how long readings that nobody waits for are on their way to the disk at most.
+const mostPatience = 500 * time.Millisecond
+
+// patienceOf is how long a link's readings may wait for those of others to share a write to the disk: half
+// of its shortest poll period, so that no reading gets much older than it may be anyway.
+func patienceOf(link modbus.Config) time.Duration {
+	patience := mostPatience
+	for _, device := range link.Devices {
+		for _, point := range device.Points {
+			if point.Poll > 0 {
+				patience = min(patience, point.Poll/2)
+			}
+		}
+	}
+	return patience
 }
 
 // drain does nothing until ctx ends, which is when the adapters have stopped; then it gives upstream
