@@ -30,7 +30,7 @@ type registering struct {
 type candidate interface {
 	// admit registers the device; twin, unless it is nil, is its tags and desired properties.
 	admit(ctx context.Context, device string, c Credential, twin []byte) error
-	// twin is the device's twin, nil if the hub does not have the device.
+	// twin is the tags and desired properties of the device, nil if the hub does not have it.
 	twin(ctx context.Context, device string) ([]byte, error)
 	// remove deletes the device; one that is not there is no error.
 	remove(ctx context.Context, device string) error
@@ -68,11 +68,7 @@ func (h ownHub) twin(_ context.Context, device string) ([]byte, error) {
 	}
 	t := id.openTwin()
 	defer t.mu.Unlock()
-	shown, err := h.showTwin(id, t)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(shown)
+	return portable(t.Tags, t.Desired.values())
 }
 
 func (h ownHub) remove(_ context.Context, device string) error {
@@ -171,7 +167,7 @@ func askAllocator(ctx context.Context, op *registering, names []string) (allocat
 	return got, nil
 }
 
-// run carries an operation out and keeps the outcome.
+// assign carries an operation out and keeps the outcome.
 func (h *Hub) assign(ctx context.Context, op *registering) {
 	select {
 	case <-time.After(h.cfg.Provisioning.AssignAfter):
@@ -180,6 +176,7 @@ func (h *Hub) assign(ctx context.Context, op *registering) {
 	state, err := h.place(ctx, op)
 	if err != nil {
 		state.Status, state.ErrorCode, state.ErrorMessage = "failed", 500001, err.Error()
+		state.AssignedHub, state.DeviceID, state.Substatus, state.Payload = "", "", "", nil
 		var bad *Error
 		if errors.As(err, &bad) && bad.Code != 0 {
 			state.ErrorCode = bad.Code
@@ -271,9 +268,7 @@ func (h *Hub) settle(ctx context.Context, state *RegistrationState, hub candidat
 		if taken, err := old.twin(ctx, m.last.DeviceID); err != nil {
 			return fmt.Errorf("the twin at %s: %w", oldName, err)
 		} else if taken != nil {
-			if twin, err = portable(taken); err != nil {
-				return err
-			}
+			twin = taken
 		}
 	}
 	if err := hub.admit(ctx, state.DeviceID, m.op.credential, twin); err != nil {
@@ -283,19 +278,6 @@ func (h *Hub) settle(ctx context.Context, state *RegistrationState, hub candidat
 }
 
 // portable is what of a twin another hub takes.
-func portable(twin []byte) ([]byte, error) {
-	var t struct {
-		Tags       object `json:"tags"`
-		Properties struct {
-			Desired object `json:"desired"`
-		} `json:"properties"`
-	}
-	decoder := json.NewDecoder(bytes.NewReader(twin))
-	decoder.UseNumber()
-	if err := decoder.Decode(&t); err != nil {
-		return nil, err
-	}
-	delete(t.Properties.Desired, "$version")
-	delete(t.Properties.Desired, "$metadata")
-	return json.Marshal(map[string]any{"tags": t.Tags, "properties": map[string]any{"desired": t.Properties.Desired}})
+func portable(tags, desired object) ([]byte, error) {
+	return json.Marshal(map[string]any{"tags": tags, "properties": map[string]any{"desired": desired}})
 }

@@ -106,15 +106,15 @@ func (l LinkedHub) open() (*linkedHub, error) {
 	return hub, nil
 }
 
-// told is what a device calls the hub.
-func (l *linkedHub) told() string { return l.name }
-
 // admit registers the device; twin, unless it is nil, is its tags and desired properties.
 func (l *linkedHub) admit(ctx context.Context, device string, c Credential, twin []byte) error {
-	entry := map[string]any{"deviceId": device, "status": statusEnabled, "authentication": authentication{
-		c.kind(), symmetricKey{orNull(c.PrimaryKey), orNull(c.SecondaryKey)},
-		x509Thumbprint{orNull(c.Thumbprint), orNull(c.SecondaryThumbprint)},
-	}}
+	proof := map[string]any{"type": c.kind()}
+	if c.kind() == byKey {
+		proof["symmetricKey"] = SymmetricKeys{c.PrimaryKey, c.SecondaryKey}
+	} else {
+		proof["x509Thumbprint"] = map[string]string{"primaryThumbprint": c.Thumbprint, "secondaryThumbprint": c.Thumbprint}
+	}
+	entry := map[string]any{"deviceId": device, "status": statusEnabled, "authentication": proof}
 	body, err := json.Marshal(entry)
 	if err != nil {
 		return err
@@ -133,13 +133,34 @@ func (l *linkedHub) admit(ctx context.Context, device string, c Credential, twin
 	return err
 }
 
-// twin is the device's twin, nil if the hub does not have the device.
+// twin is the tags and desired properties of the device, nil if the hub does not have it.
 func (l *linkedHub) twin(ctx context.Context, device string) ([]byte, error) {
 	text, err := l.do(ctx, hubCall{method: http.MethodGet, path: twinPath(device)})
 	if missing(err) {
 		return nil, nil
 	}
-	return text, err
+	if err != nil {
+		return nil, err
+	}
+	whole, err := parseObject(text)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := sectionOf(whole, "tags", true)
+	if err != nil {
+		return nil, err
+	}
+	properties, err := sectionOf(whole, "properties", true)
+	if err != nil {
+		return nil, err
+	}
+	desired, err := sectionOf(properties, "desired", true)
+	delete(desired, "$version")
+	delete(desired, "$metadata")
+	if err != nil {
+		return nil, err
+	}
+	return portable(tags, desired)
 }
 
 // remove deletes the device; one that is not there is no error.
