@@ -94,6 +94,7 @@ func newDelivery(t *testing.T, wrap func(Lane) Lane) *delivery {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	d := &delivery{rig: newRig(t), random: rand.New(rand.NewPCG(seed, 0))}
+	d.cfg.AckTimeout = 150 * time.Millisecond // what is alone in flight shows a lost acknowledgement by nothing else
 	plain := d.lane
 	d.lane = func(id gateway.IdentityID) Lane { return wrap(plain(id)) }
 	d.run("d1")

@@ -83,7 +83,7 @@ func (s *session) readTwin() {
 			s.log.Warn().Int("status", answer.status).Bytes("answer", answer.body).Msg("the hub gives no twin; desired properties are not applied on this connection")
 			return
 		}
-		if !wait(s.ctx, delay(tries, s.pool.cfg.RetryMost, s.random())) {
+		if !wait(s.ctx, delay(time.Second, tries, s.pool.cfg.RetryMost, s.random())) {
 			return
 		}
 	}
@@ -195,7 +195,7 @@ func (s *session) retryPending(pending bool) {
 	if d.retrying {
 		return
 	}
-	pause := delay(d.tries+2, s.pool.cfg.RetryMost, s.random())
+	pause := delay(time.Second, d.tries+2, s.pool.cfg.RetryMost, s.random())
 	d.retrying = true
 	d.tries++
 	s.work.Go(func() {

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,8 +17,8 @@ func TestAcknowledgementsReleaseTheOldestAndNothingElse(t *testing.T) {
 	if !alone || joined {
 		t.Errorf("the first is told to be alone: %v, the second: %v", alone, joined)
 	}
-	if f.free() != 1 {
-		t.Errorf("%d free of 3 with 2 in flight", f.free())
+	if f.len() != 2 || !slices.Equal(f.entries(), []uint64{10, 11}) {
+		t.Errorf("%d in flight, %v", f.len(), f.entries())
 	}
 	for _, wrong := range []uint16{b, a - 1, b + 1, 0, 7, dial.FirstOwnID + 100} {
 		if seq, err := f.ack(wrong, now); err == nil {
@@ -46,7 +47,7 @@ func TestPacketIDsStayInTheirRangeAndComeAround(t *testing.T) {
 	var ids []uint16
 	var next, released uint64
 	for released < 200_000 {
-		for range r.IntN(f.free() + 1) {
+		for range r.IntN(16 - f.len() + 1) {
 			next++
 			id, _ := f.add(next, now)
 			if id < dial.FirstOwnID {
@@ -85,5 +86,42 @@ func TestTheClockOfAFlightStartsWithItsFirstAndMovesWithEachAcknowledgement(t *t
 	}
 	if since, some := f.waiting(); !some || !since.Equal(start.Add(3*time.Second)) {
 		t.Errorf("after an acknowledgement: waiting since %v", since.Sub(start))
+	}
+}
+
+func TestOneEntryAtATimeIsTimedToItsAcknowledgement(t *testing.T) {
+	start := time.Now()
+	f := newFlight(16)
+	a, _ := f.add(1, start)
+	b, _ := f.add(2, start.Add(time.Second))
+	if _, n := f.roundTrip(); n != 0 {
+		t.Errorf("%d timed before any was acknowledged", n)
+	}
+	_, _ = f.ack(a, start.Add(3*time.Second))
+	_, _ = f.ack(b, start.Add(9*time.Second))
+	if took, n := f.roundTrip(); took != 3*time.Second || n != 1 {
+		t.Errorf("the first: %v, %d timed", took, n)
+	}
+	c, _ := f.add(3, start.Add(10*time.Second))
+	_, _ = f.ack(c, start.Add(11*time.Second))
+	if took, n := f.roundTrip(); took != time.Second || n != 2 {
+		t.Errorf("the third: %v, %d timed", took, n)
+	}
+}
+
+func TestTheWindowHalvesWhileTheHubHoldsMessagesUpAndGrowsByOne(t *testing.T) {
+	window := 16
+	for _, want := range []int{8, 4, 2, 1, 1} {
+		if window = nextWindow(window, 16, slowRound+1); window != want {
+			t.Fatalf("window %d, want %d", window, want)
+		}
+	}
+	for want := 2; want <= 16; want++ {
+		if window = nextWindow(window, 16, slowRound); window != want {
+			t.Fatalf("window %d, want %d", window, want)
+		}
+	}
+	if window = nextWindow(window, 16, 0); window != 16 {
+		t.Errorf("window %d, more than the most", window)
 	}
 }

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,10 +13,6 @@ import (
 )
 
 const (
-	refusalFactor   = 3 // credentials rarely heal by themselves, but they do (CON-37)
-	stableAfter     = 60 * time.Second
-	quickLoss       = 30 * time.Second // a connection that ends sooner, conflictAfter times in a row,
-	conflictAfter   = 3                // is most likely taken over by somebody else (CON-45)
 	refusedNotAuth  = 5
 	refusedBadLogin = 4
 )
@@ -25,12 +20,14 @@ const (
 // LinkStats says how one identity's connection is doing.
 type LinkStats struct {
 	Identity  gateway.IdentityID
+	State     State
 	Connected bool
-	Since     time.Time // of the present state; zero before the first attempt has ended
+	Since     time.Time // of being connected or not; zero before the first attempt has ended
 	Connects  uint64    // connections that the hub accepted
 	Sent      uint64    // messages sent, repeats included
 	Repeated  uint64    // messages sent again after a loss
 	Acked     uint64    // messages that the hub acknowledged
+	Dead      uint64    // messages that the hub never takes: they are dead letters
 	LastError string    // why the last connection ended or failed, or why the lane cannot go on; "" if all is well
 }
 
@@ -41,57 +38,51 @@ type link struct {
 	random func() float64
 	log    zerolog.Logger
 	down
+	stop  context.CancelFunc // of keep, once the pool runs it
+	ended chan struct{}      // closed when keep and all commands have ended
 
-	refusals int            // keep's: of credentials in a row, for the next attempt
-	failures int            // keep's: attempts in a row that ended without a connection
-	work     sync.WaitGroup // commands and turns in work
-	busy     atomic.Int32   // commands in work
-	acked    atomic.Uint64  // sequence released last
-	highest  atomic.Uint64  // sequence sent last
-	sent     atomic.Uint64
-	repeated atomic.Uint64
-	received atomic.Uint64
+	history   history        // keep's
+	suspicion suspicion      // keep's
+	refusals  int            // keep's: of credentials in a row, for the next attempt
+	failures  int            // keep's: attempts in a row that ended without a connection
+	work      sync.WaitGroup // commands and turns in work
+	busy      atomic.Int32   // commands in work
+	acked     atomic.Uint64  // sequence released last
+	highest   atomic.Uint64  // sequence sent last
+	sent      atomic.Uint64
+	repeated  atomic.Uint64
+	received  atomic.Uint64
+	dead      atomic.Uint64
 
 	mu        sync.Mutex // guards the fields below
 	up        bool
+	state     State
 	since     time.Time
 	connects  uint64
 	lastError string
 	told      string // the reason that has been logged
 }
 
-// keep holds the connection up until ctx ends. All knowledge of when to try again is here.
+// keep holds the connection up until ctx ends. When to try again is decided in retry.go.
 func (l *link) keep(ctx context.Context) {
-	quick := 0 // connections in a row that ended soon after they were made
-	for tries := 0; ; {
-		if l.pool.pace.Wait(ctx) != nil {
+	for {
+		place, err := l.pool.pace.begin(ctx)
+		if err != nil {
 			return
 		}
-		before, start, connects := l.received.Load(), time.Now(), l.stats().Connects
-		err := l.serve(ctx)
+		e := l.serve(ctx, place)
 		if ctx.Err() != nil {
-			l.noteLost(nil)
+			l.noteLost(decision{state: StateOffline})
 			return
 		}
-		if errors.Is(err, errRenew) {
-			l.noteLost(err)
+		if errors.Is(e.err, errRenew) {
+			l.noteLost(decision{state: StateConnecting})
 			l.log.Debug().Msg("renewing the token with a new connection")
-			tries, quick = 0, 0
 			continue
 		}
-		if quick++; l.stats().Connects == connects || time.Since(start) > quickLoss {
-			quick = 0
-		}
-		if quick >= conflictAfter {
-			err = fmt.Errorf("%w, again and again just after connecting: does another gateway or tool use this identity?", err)
-		}
-		if time.Since(start) >= stableAfter && l.received.Load() > before {
-			tries = 0
-		}
-		pause := delay(tries, l.mostPause(err), l.random())
-		l.logLoss(err, pause)
-		tries++
-		if !l.pause(ctx, pause, err) {
+		v := l.history.after(e, l.pool.cfg.RetryMost, l.random())
+		l.logLoss(v)
+		if !l.pause(ctx, v) {
 			return
 		}
 	}
@@ -99,29 +90,21 @@ func (l *link) keep(ctx context.Context) {
 
 // pause waits before the next attempt; what is healed by setting the clock is tried again once that
 // is done.
-func (l *link) pause(ctx context.Context, d time.Duration, err error) bool {
-	if aboutClock(err) {
-		return l.pool.clocks.untilSet(ctx, d)
+func (l *link) pause(ctx context.Context, v decision) bool {
+	if aboutClock(v.err) {
+		return l.pool.clocks.untilSet(ctx, v.pause)
 	}
-	return wait(ctx, d)
+	return wait(ctx, v.pause)
 }
 
 // logLoss says why there is no connection: aloud when that is news.
-func (l *link) logLoss(err error, pause time.Duration) {
+func (l *link) logLoss(v decision) {
 	level := zerolog.DebugLevel
-	if l.noteLost(err) {
+	if l.noteLost(v) {
 		level = zerolog.WarnLevel
 	}
-	l.log.WithLevel(level).Err(err).Stringer("retry_in", pause.Round(100*time.Millisecond)).Msg("no connection to the hub; trying again, later less often")
-}
-
-// mostPause is how far the backoff grows after err.
-func (l *link) mostPause(err error) time.Duration {
-	var refused *refusedError
-	if errors.As(err, &refused) && refused.credentials() && !aboutClock(err) {
-		return refusalFactor * l.pool.cfg.RetryMost
-	}
-	return l.pool.cfg.RetryMost
+	l.log.WithLevel(level).Err(v.err).Str("state", string(v.state)).Stringer("retry_in", v.pause.Round(100*time.Millisecond)).
+		Msg("no connection to the hub; trying again, later less often")
 }
 
 // wait pauses for d; false if ctx ended first.
@@ -154,26 +137,29 @@ func (l *link) noteConnected() {
 	defer l.mu.Unlock()
 	event := l.log.Info()
 	switch {
+	case l.state == StateConflict, l.told == "" && l.connects > 0:
+		event = l.log.Debug() // the conflict has not ended yet; a renewal
 	case l.told != "":
 		event = event.Stringer("after", time.Since(l.since).Round(time.Second))
-	case l.connects > 0:
-		event = l.log.Debug() // a renewal
 	}
 	event.Msg("connected to the hub")
-	l.up, l.since, l.lastError, l.told = true, time.Now(), "", ""
+	l.up, l.since = true, time.Now()
 	l.connects++
+	if l.state != StateConflict {
+		l.state, l.lastError, l.told = StateConnected, "", ""
+	}
 }
 
-// noteLost tells whether err is another reason than the one that is known already.
-func (l *link) noteLost(err error) (news bool) {
+// noteLost tells whether the reason is another than the one that is known already.
+func (l *link) noteLost(v decision) (news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.up || l.since.IsZero() {
 		l.since = time.Now()
 	}
-	l.up = false
-	if err != nil && !errors.Is(err, errRenew) {
-		l.lastError = err.Error()
+	l.up, l.state = false, v.state
+	if v.err != nil {
+		l.lastError = v.err.Error()
 	}
 	news = l.lastError != l.told
 	l.told = l.lastError
@@ -207,8 +193,11 @@ func (l *link) noteAcked(seq uint64) {
 func (l *link) stats() LinkStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.up && l.state == StateConflict && time.Since(l.since) > quickLoss { // the other one has left
+		l.state, l.lastError, l.told = StateConnected, "", ""
+	}
 	return LinkStats{
-		Identity: l.member.ID, Connected: l.up, Since: l.since, Connects: l.connects, LastError: l.lastError,
-		Sent: l.sent.Load(), Repeated: l.repeated.Load(), Acked: l.received.Load(),
+		Identity: l.member.ID, State: l.state, Connected: l.up, Since: l.since, Connects: l.connects, LastError: l.lastError,
+		Sent: l.sent.Load(), Repeated: l.repeated.Load(), Acked: l.received.Load(), Dead: l.dead.Load(),
 	}
 }

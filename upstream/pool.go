@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -80,6 +81,9 @@ type Lane interface {
 	Next(ctx context.Context, after uint64, most int) ([]buffer.Entry, error)
 	// Ack says that everything up to and including seq is at the hub. It never waits.
 	Ack(seq uint64)
+	// Dead says that the hub never takes the entry seq, the oldest that is not acknowledged: a gap takes its
+	// place. A pack is cut in two instead.
+	Dead(ctx context.Context, seq uint64, reason string) error
 }
 
 // Member is one identity of the pool.
@@ -102,12 +106,16 @@ type Member struct {
 // Pool keeps one connection per member.
 type Pool struct {
 	cfg      Config
-	links    []*link
 	clocks   *hubClocks
-	pace     *rate.Limiter
+	pace     *pacer
 	twinPace *rate.Limiter // what requests about twins wait for
 	shaper   *shaper
 	handle   func(context.Context, gateway.Command) gateway.Reply
+
+	mu      sync.Mutex // guards the fields below
+	links   []*link
+	ctx     context.Context // Run's; nil before
+	running sync.WaitGroup  // one for each link that runs; Add only while ctx has not ended
 }
 
 // NewPool makes the pool of members. handle carries out direct methods and answers them; it is called
@@ -123,15 +131,20 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), pace: rate.NewLimiter(rate.Limit(cfg.ConnectRate), 1),
+	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), pace: newPacer(cfg.ConnectRate, rand.Float64),
 		twinPace: rate.NewLimiter(rate.Limit(cfg.TwinRate), int(cfg.TwinRate)), shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
 	for _, m := range members {
-		p.links = append(p.links, &link{
-			pool: p, member: m, random: rand.Float64,
-			log: cfg.Log.With().Str("identity", string(m.ID)).Logger(),
-		})
+		p.links = append(p.links, p.link(m))
 	}
 	return p
+}
+
+// link makes the place of a member.
+func (p *Pool) link(m Member) *link {
+	return &link{
+		pool: p, member: m, state: StateConnecting, random: rand.Float64, ended: make(chan struct{}),
+		log: p.cfg.Log.With().Str("identity", string(m.ID)).Logger(),
+	}
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -145,20 +158,57 @@ func setDefault[T comparable](field *T, value T) {
 // queue, waits for what is in flight and for the answers of commands, whose context has ended too,
 // disconnects cleanly and returns nil.
 func (p *Pool) Run(ctx context.Context) error {
-	var links sync.WaitGroup
-	links.Go(func() { p.shaper.run(ctx) })
+	var shaping sync.WaitGroup
+	shaping.Go(func() { p.shaper.run(ctx) })
+	p.mu.Lock()
+	p.ctx = ctx
 	for _, l := range p.links {
-		links.Go(func() { l.keep(ctx) })
+		p.start(l)
 	}
-	links.Wait()
-	for _, l := range p.links {
+	p.mu.Unlock()
+	<-ctx.Done()
+	p.mu.Lock() // whoever is adding has added
+	p.mu.Unlock()
+	p.running.Wait()
+	shaping.Wait()
+	return nil
+}
+
+// start runs a link until it is removed or Run's context ends. It needs mu.
+func (p *Pool) start(l *link) {
+	ctx, stop := context.WithCancel(p.ctx)
+	l.stop = stop
+	p.running.Go(func() {
+		defer close(l.ended)
+		defer stop()
+		l.keep(ctx)
 		l.work.Wait()
+	})
+}
+
+// Add takes another member, and connects it if the pool runs; the others go on undisturbed. It is an error
+// if the pool has one of that identity, or has ended.
+func (p *Pool) Add(m Member) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.links, func(l *link) bool { return l.member.ID == m.ID }) {
+		return fmt.Errorf("upstream: %s is connected already: remove it first", m.ID)
+	}
+	if p.ctx != nil && p.ctx.Err() != nil {
+		return fmt.Errorf("upstream: adding %s: %w", m.ID, p.ctx.Err())
+	}
+	l := p.link(m)
+	p.links = append(p.links, l)
+	if p.ctx != nil {
+		p.start(l)
 	}
 	return nil
 }
 
 // find is the link of a member; nil if there is none.
 func (p *Pool) find(id gateway.IdentityID) *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	i := slices.IndexFunc(p.links, func(l *link) bool { return l.member.ID == id })
 	if i < 0 {
 		return nil
@@ -166,10 +216,38 @@ func (p *Pool) find(id gateway.IdentityID) *link {
 	return p.links[i]
 }
 
-// Stats is a snapshot of every member, in the order given to NewPool.
+// Remove lets a member go as Run does at its end: it waits for what is in flight and disconnects cleanly.
+// Its lane keeps what is not delivered. The others go on undisturbed. It returns when that is done, or with
+// ctx's error before.
+func (p *Pool) Remove(ctx context.Context, id gateway.IdentityID) error {
+	p.mu.Lock()
+	i := slices.IndexFunc(p.links, func(l *link) bool { return l.member.ID == id })
+	if i < 0 {
+		p.mu.Unlock()
+		return fmt.Errorf("upstream: %s is not among the identities", id)
+	}
+	l := p.links[i]
+	p.links = slices.Delete(slices.Clone(p.links), i, i+1)
+	p.mu.Unlock()
+	if l.stop == nil { // the pool has not run
+		return nil
+	}
+	l.stop()
+	select {
+	case <-l.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("upstream: removing %s: %w", id, ctx.Err())
+	}
+}
+
+// Stats is a snapshot of every member, in the order in which they were given.
 func (p *Pool) Stats() []LinkStats {
-	all := make([]LinkStats, len(p.links))
-	for i, l := range p.links {
+	p.mu.Lock()
+	links := slices.Clone(p.links)
+	p.mu.Unlock()
+	all := make([]LinkStats, len(links))
+	for i, l := range links {
 		all[i] = l.stats()
 	}
 	return all

@@ -164,6 +164,8 @@ func (brokenLane) Next(context.Context, uint64, int) ([]buffer.Entry, error) {
 }
 func (brokenLane) Ack(uint64) {}
 
+func (brokenLane) Dead(context.Context, uint64, string) error { return nil }
+
 func TestALaneThatCannotGoOnLeavesTheCommandsAlone(t *testing.T) {
 	r := newRig(t)
 	r.lane = func(gateway.IdentityID) Lane { return brokenLane{} }

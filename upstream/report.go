@@ -60,7 +60,7 @@ func (s *session) sendReports() {
 		answer, err := s.ask(twinPatch, patch)
 		switch {
 		case err != nil || answer.busy():
-			if !wait(s.ctx, delay(tries, s.pool.cfg.RetryMost, s.random())) {
+			if !wait(s.ctx, delay(time.Second, tries, s.pool.cfg.RetryMost, s.random())) {
 				return
 			}
 			tries++

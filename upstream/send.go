@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
 )
 
@@ -19,8 +20,8 @@ const (
 func (s *session) send(ctx context.Context) {
 	var out outgoing
 	for after := s.acked.Load(); ; {
-		free := s.flight.free()
-		if free == 0 {
+		free := s.room()
+		if free <= 0 {
 			select {
 			case <-s.flight.room:
 				continue
@@ -29,6 +30,12 @@ func (s *session) send(ctx context.Context) {
 			}
 		}
 		entries, err := s.member.Lane.Next(ctx, after, free)
+		if err == nil && s.suspicion.upTo > 0 {
+			var ready bool
+			if ready, err = s.try(ctx, &out, &entries[0]); err == nil && !ready {
+				continue
+			}
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -44,18 +51,38 @@ func (s *session) send(ctx context.Context) {
 			continue
 		}
 		after = entries[len(entries)-1].Seq
-		for len(entries) > 0 {
-			n := s.pool.shaper.take(ctx, classOf(entries[0].Telemetry.Created, time.Now()), len(entries))
-			if n == 0 {
-				return
-			}
-			if err := s.publish(&out, entries[:n]); err != nil {
-				s.lose(fmt.Errorf("publishing: %w", err))
-				return
-			}
-			entries = entries[n:]
+		if !s.sendAll(ctx, &out, entries) {
+			return
 		}
 	}
+}
+
+// room is how many messages may be sent now.
+func (s *session) room() int {
+	s.suspicion.acked(s.acked.Load())
+	if took, rounds := s.flight.roundTrip(); rounds != s.rounds {
+		s.rounds, s.window = rounds, nextWindow(s.window, s.pool.cfg.Window, took)
+	}
+	if s.suspicion.upTo > 0 {
+		s.window = 1
+	}
+	return s.window - s.flight.len()
+}
+
+// sendAll publishes entries as their turn comes; false if ctx ended or the connection is lost.
+func (s *session) sendAll(ctx context.Context, out *outgoing, entries []buffer.Entry) bool {
+	for len(entries) > 0 {
+		n := s.pool.shaper.take(ctx, classOf(entries[0].Telemetry.Created, time.Now()), len(entries))
+		if n == 0 {
+			return false
+		}
+		if err := s.publish(out, entries[:n]); err != nil {
+			s.lose(fmt.Errorf("publishing: %w", err))
+			return false
+		}
+		entries = entries[n:]
+	}
+	return true
 }
 
 // outgoing are a sender's buffers.
@@ -63,15 +90,9 @@ type outgoing struct{ topic, packets []byte }
 
 // publish writes entries past the library: what a window takes leaves in one piece, unless it is large.
 func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
-	now := time.Now()
 	for i := range entries {
 		e := &entries[i]
-		id, first := s.flight.add(e.Seq, now)
-		if first {
-			s.late.Reset(s.pool.cfg.firstLook())
-		}
-		out.topic = appendMessageTopic(out.topic[:0], s.events, e.ID(), &e.Telemetry)
-		out.packets = appendPublish(out.packets, out.topic, id, e.Telemetry.Body)
+		s.append(out, message{e.Seq, e.ID(), &e.Telemetry})
 		s.noteSent(e.Seq)
 		if len(out.packets) < keptBuffer && i < len(entries)-1 {
 			continue
@@ -87,12 +108,33 @@ func (s *session) publish(out *outgoing, entries []buffer.Entry) error {
 	return nil
 }
 
+// message is what one PUBLISH is made of.
+type message struct {
+	seq       uint64
+	id        string
+	telemetry *gateway.Telemetry
+}
+
+// append adds the PUBLISH of m to what is written next, and counts it as in flight.
+func (s *session) append(out *outgoing, m message) {
+	id, first := s.flight.add(m.seq, time.Now())
+	if first {
+		s.late.Reset(s.pool.cfg.firstLook())
+	}
+	out.topic = appendMessageTopic(out.topic[:0], s.events, m.id, m.telemetry)
+	out.packets = appendPublish(out.packets, out.topic, id, m.telemetry.Body)
+}
+
 // acknowledge releases the queue's entry that a PUBACK is about. It is called on the goroutine that
 // reads the connection.
 func (s *session) acknowledge(id uint16) {
 	seq, err := s.flight.ack(id, time.Now())
 	if err != nil {
 		s.lose(err)
+		return
+	}
+	if seq == canarySeq {
+		s.canary.Store(true)
 		return
 	}
 	s.member.Lane.Ack(seq)

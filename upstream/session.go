@@ -63,6 +63,12 @@ type session struct {
 	late        *time.Timer   // ends the connection if nothing in flight is acknowledged in time
 	refused     serial        // turns of direct methods that are too many
 	missed      atomic.Bool   // a change of desired properties was not taken
+	canary      atomic.Bool   // the hub has taken one on this connection (suspicion.go)
+
+	// Of the goroutine that sends:
+	window   int    // how many messages may be in flight now
+	rounds   uint64 // of the flight, that window has taken into account
+	canaries int    // sent
 
 	asking sync.Mutex // guards the fields below
 	rids   uint64
@@ -81,26 +87,38 @@ func (noStore) Put(string, packets.ControlPacket) {}
 func (noStore) Get(string) packets.ControlPacket  { return nil }
 func (noStore) All() []string                     { return nil }
 
-// serve connects, delivers until the connection is lost, ctx ends or the token is due, and says why
+// serve connects, delivers until the connection is lost, ctx ends or the token is due, and says how
 // it ended. On the latter two it first waits for what is in flight.
-func (l *link) serve(ctx context.Context) error {
-	s := &session{link: l, commands: ctx, flight: newFlight(l.pool.cfg.Window)}
+func (l *link) serve(ctx context.Context, place *attempt) ending {
+	s := &session{link: l, commands: ctx, flight: newFlight(l.pool.cfg.Window), window: l.pool.cfg.Window}
 	s.ctx, s.lose = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.lose(nil)
-	if err := s.open(ctx); err != nil {
-		return l.failed(ctx, s.login, err)
+	if err := s.open(ctx, place); err != nil {
+		away := !l.pool.pace.reachable()
+		return ending{err: l.failed(ctx, s.login, err), away: away}
 	}
 	l.refusals, l.failures = 0, 0
 	defer s.client.Disconnect(disconnectWait)
 	l.noteConnected()
 	s.resume()
 	defer s.current.Store(nil)
+	since, before := time.Now(), l.received.Load()
+	e := ending{err: s.deliver(ctx), lasted: max(time.Since(since), 1), acked: l.received.Load() > before || s.canary.Load()}
+	if e.remote() {
+		flying := s.flight.entries()
+		e.flying, e.suspect = len(flying), l.suspicion.suspects(flying)
+		l.suspicion.lost(flying, s.canary.Load())
+	}
+	return e
+}
 
+// deliver sends what the lane has, until the connection is to end or has ended, and says why.
+func (s *session) deliver(ctx context.Context) error {
 	sending, stop := context.WithCancelCause(s.ctx)
 	defer stop(nil)
 	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
 	defer s.renew(sending, stop).Stop()
-	s.late = time.AfterFunc(l.pool.cfg.firstLook(), s.checkProgress)
+	s.late = time.AfterFunc(s.pool.cfg.firstLook(), s.checkProgress)
 	defer s.late.Stop()
 	s.send(sending)
 	if lost := context.Cause(s.ctx); lost != nil {
@@ -123,21 +141,26 @@ func (l *link) failed(ctx context.Context, login identity.Login, err error) erro
 // open proves who we are, connects and subscribes. It works on a
 // goroutine of its own, whose stack, grown by cryptography, is not kept for as long as the connection
 // lasts: thousands of identities would each hold it.
-func (s *session) open(ctx context.Context) (err error) {
+func (s *session) open(ctx context.Context, place *attempt) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer s.pool.pace.end(place, refused) // unless connect says otherwise
 		if s.login, err = s.member.Credential.Login(ctx, identity.Attempt{Now: s.pool.cfg.Now(), Refused: s.refusals, Failed: s.failures}); err == nil {
 			known := gateway.IdentityID(s.login.ClientID)
 			s.events, s.letterTopic = eventsTopic(known), cloudTopic(known)
 			err = s.connect(ctx)
+			s.pool.pace.end(place, resultOf(err, ctx))
+		}
+		if err == nil {
+			err = s.subscribeAll(ctx)
 		}
 	}()
 	<-done // connect watches ctx
 	return err
 }
 
-// connect opens the connection and subscribes to what the identity listens to.
+// connect opens the connection.
 func (s *session) connect(ctx context.Context) error {
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -191,6 +214,11 @@ func (s *session) connect(ctx context.Context) error {
 	if !keep() {
 		return fmt.Errorf("connecting: %w", context.Cause(dialing))
 	}
+	return nil
+}
+
+// subscribeAll asks for everything that the identity listens to, and disconnects if it cannot be had.
+func (s *session) subscribeAll(ctx context.Context) error {
 	for _, f := range s.filters() {
 		if err := s.subscribe(ctx, f); err != nil {
 			s.client.Disconnect(disconnectWait)

@@ -3,7 +3,6 @@ package upstream
 import (
 	"strconv"
 	"strings"
-	"time"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/identity"
@@ -101,11 +100,4 @@ func parseMethodTopic(topic string) (name, rid string, ok bool) {
 // methodReplyTopic answers the request rid with status.
 func methodReplyTopic(status int, rid string) string {
 	return methodReply + strconv.Itoa(status) + ridMark + rid
-}
-
-// delay is how long to wait before the next connection after tries failures in a row: full jitter
-// (r in [0,1)) over an interval that doubles from one second to most (CLOSE-23).
-func delay(tries int, most time.Duration, r float64) time.Duration {
-	interval := min(time.Second<<min(tries, 20), most)
-	return time.Duration((0.1 + 0.9*r) * float64(interval))
 }

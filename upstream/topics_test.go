@@ -68,17 +68,6 @@ func TestMethodTopicsAreTakenApartWhateverTheRequestIDLooksLike(t *testing.T) {
 	}
 }
 
-func TestBackoffDoublesWithFullJitterUpToItsBound(t *testing.T) {
-	for tries, most := range map[int]time.Duration{0: time.Second, 1: 2 * time.Second, 5: 32 * time.Second, 9: 5 * time.Minute, 1000: 5 * time.Minute} {
-		if low, high := delay(tries, DefaultRetryMost, 0), delay(tries, DefaultRetryMost, 0.999999); low < most/11 || low > most/9 || high > most || high < most*9/10 {
-			t.Errorf("after %d tries: %v to %v, want a tenth of %v to all of it", tries, low, high, most)
-		}
-	}
-	if d := delay(50, 3*DefaultRetryMost, 0.999999); d < 14*time.Minute || d > 15*time.Minute {
-		t.Errorf("after refusals: %v", d)
-	}
-}
-
 func TestRenewalIsStaggeredAndWellBeforeTheEnd(t *testing.T) {
 	for _, r := range []float64{0, 0.5, 0.999} {
 		if d := renewIn(time.Hour, r); d < 45*time.Minute || d > 51*time.Minute {
