@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
 )
 
@@ -262,5 +263,26 @@ func TestWhatMayHaveBeenSentBeforePacksWereOnStaysAsItWas(t *testing.T) {
 	put(t, q, sized("a", 5, 100), sized("a", 6, 100))
 	if e := next(t, q.Lane("a"), 4, 1)[0]; e.Packed != 2 || e.ID() != q.ID()+"-5-6" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// An identity that never comes back: what an earlier run may have sent goes too, packs included, and one
+// gap says so. What somebody reads now stays whatever is asked.
+func TestAnOperatorDropsAllOfALaneThatNobodyReads(t *testing.T) {
+	cfg := buffer.Config{Dir: queuePath(t), Batch: buffer.Batch{MaxBytes: 2048, MaxWait: time.Hour}}
+	q, stop := startWith(t, cfg)
+	put(t, q, messages("gone", 1, 300)...)
+	put(t, q, messages("here", 1, buffer.MaxInFlight+200)...)
+	next(t, q.Lane("gone"), 0, 2) // packs whose ends are on disk
+	stop()
+	q, _ = startWith(t, cfg)
+	next(t, q.Lane("here"), 0, 1)
+	for id, want := range map[gateway.IdentityID]int64{"gone": 300, "here": 200} {
+		if n, err := q.Drop(t.Context(), id, true); n != want || err != nil {
+			t.Errorf("%s: %d dropped, want %d: %v", id, n, want, err)
+		}
+	}
+	if e := next(t, q.Lane("gone"), 0, 1); e[0].Gap == nil || e[0].First != 1 || e[0].Seq != 300 {
+		t.Errorf("got %+v", e[0])
 	}
 }

@@ -92,7 +92,7 @@ func TestASealedFileIsNeverWrittenAgain(t *testing.T) {
 	next(t, q.Lane("a"), 0, 40)
 	q.Lane("a").Ack(20)
 	fillFiles(t, q, 101, 200)
-	if _, err := q.Drop(t.Context(), "b"); err != nil {
+	if _, err := q.Drop(t.Context(), "b", false); err != nil {
 		t.Fatal(err)
 	}
 	stop()

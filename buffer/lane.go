@@ -143,12 +143,30 @@ func (l *Lane) known(n int) []seen {
 func (l *Lane) freeze() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	upTo := l.inFlight()
+	l.freezeAt(upTo)
+	return upTo
+}
+
+// inFlight is up to which sequence elements may have been sent, or are wanted. It needs mu.
+func (l *Lane) inFlight() uint64 {
 	upTo := max(l.handed, l.acked)
 	if l.wanted > 0 {
 		if ahead := l.chain.appendTo(nil, upTo, l.wanted); len(ahead) > 0 {
 			upTo = ahead[len(ahead)-1].last
 		}
 	}
+	return upTo
+}
+
+// freezeUnread is freeze for what nobody has read since Open, though it may have been sent before.
+func (l *Lane) freezeUnread() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.returned == 0 && l.wanted == 0 {
+		l.handed = l.gone
+	}
+	upTo := l.inFlight()
 	l.freezeAt(upTo)
 	return upTo
 }

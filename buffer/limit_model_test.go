@@ -96,7 +96,7 @@ func (m *limitModel) step() {
 	case p < 93:
 		pass(time.Duration(m.rng.IntN(3000)) * time.Millisecond)
 	case p < 95:
-		if _, err := m.q.Drop(m.t.Context(), id); err != nil {
+		if _, err := m.q.Drop(m.t.Context(), id, false); err != nil {
 			m.t.Fatal(err)
 		}
 	case p < 97:

@@ -259,10 +259,10 @@ func TestAnOperatorDropsALane(t *testing.T) {
 		put(t, q, sized("a", n, 100), sized("b", n, 100))
 	}
 	sent := next(t, q.Lane("a"), 0, 3)
-	if n, err := q.Drop(t.Context(), "a"); n != 17 || err != nil {
+	if n, err := q.Drop(t.Context(), "a", false); n != 17 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
-	if n, err := q.Drop(t.Context(), "nobody"); n != 0 || err != nil {
+	if n, err := q.Drop(t.Context(), "nobody", false); n != 0 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
 	put(t, q, sized("a", 21, 100))

@@ -78,7 +78,7 @@ func TestACrashWhileFilesAreMergedLosesAndDoublesNothing(t *testing.T) {
 			}
 		}
 		next(t, q.Lane("dropped"), 0, 2)
-		if _, err := q.Drop(t.Context(), "dropped"); err != nil {
+		if _, err := q.Drop(t.Context(), "dropped", false); err != nil {
 			t.Fatal(err)
 		}
 		all(t, q, "busy")

@@ -259,7 +259,7 @@ func (m *model) drop(t *rapid.T) {
 			want += int64(e.Seq - e.First + 1)
 		}
 	})
-	n, err := m.q.Drop(context.Background(), laneID(i))
+	n, err := m.q.Drop(context.Background(), laneID(i), false)
 	if err != nil || n != want {
 		t.Fatalf("lane %d: %d dropped of %d: %v", i, n, want, err)
 	}

@@ -119,9 +119,11 @@ func (q *Queue) condemn(ctx context.Context, l *Lane, e element, damage error) e
 }
 
 // Drop drops the entries of an identity that are there now, but not those in flight, and returns how
-// many that were. A gap entry, which is delivered, says so. It waits for Run to have started; the
-// error is the disk's, ErrClosed or ctx.Err().
-func (q *Queue) Drop(ctx context.Context, id gateway.IdentityID) (n int64, err error) {
+// many that were. A gap entry, which is delivered, says so. After a restart the oldest MaxInFlight entries
+// count as in flight, as the hub may have them already: with all they are dropped too, unless somebody
+// has read the lane since. Drop waits for Run to have started; the error is the disk's, ErrClosed or
+// ctx.Err().
+func (q *Queue) Drop(ctx context.Context, id gateway.IdentityID, all bool) (n int64, err error) {
 	q.mu.Lock()
 	l := q.lanes[id]
 	q.mu.Unlock()
@@ -131,9 +133,13 @@ func (q *Queue) Drop(ctx context.Context, id gateway.IdentityID) (n int64, err e
 	l.mu.Lock()
 	last := l.last()
 	l.mu.Unlock()
+	from := l.freeze
+	if all {
+		from = l.freezeUnread
+	}
 	for {
 		left := maxAcks
-		o := &op{lane: l, reason: ReasonOperator, from: l.freeze, more: func(next fact) bool {
+		o := &op{lane: l, reason: ReasonOperator, from: from, more: func(next fact) bool {
 			left--
 			return left >= 0 && next.last <= last
 		}}

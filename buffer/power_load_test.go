@@ -186,7 +186,7 @@ func (l *load) put(ctx context.Context, a, b int) error {
 			if err := l.notes.Note(fmt.Sprintf("drop %d", b)); err != nil {
 				return err
 			}
-			if _, err := l.q.Drop(ctx, laneID(b)); err != nil {
+			if _, err := l.q.Drop(ctx, laneID(b), false); err != nil {
 				return err
 			}
 		}

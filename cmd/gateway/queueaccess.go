@@ -25,11 +25,12 @@ type queueAccess struct {
 	running bool // a gateway has it
 	page    func(context.Context) (control.QueuePage, error)
 	entries func(context.Context, entryQuery, func(control.QueueEntry) error) error
-	drop    func(ctx context.Context, identity string) (dropped int64, err error)
-	dead    func(context.Context) ([]control.DeadLetter, error)
-	replay  func(ctx context.Context, id string) error
-	forget  func(ctx context.Context, id string) error
-	close   func() error
+	// drop leaves those that an earlier run may have sent, unless all says otherwise.
+	drop   func(ctx context.Context, identity string, all bool) (dropped int64, err error)
+	dead   func(context.Context) ([]control.DeadLetter, error)
+	replay func(ctx context.Context, id string) error
+	forget func(ctx context.Context, id string) error
+	close  func() error
 }
 
 // entryQuery asks for entries of one lane, in its order.
@@ -53,8 +54,8 @@ func accessTo(q *buffer.Queue, dir string) queueAccess {
 			}
 			return peekAll(ctx, q.Lane(id), query, each)
 		},
-		drop: func(ctx context.Context, identity string) (int64, error) {
-			return q.Drop(ctx, gateway.IdentityID(identity))
+		drop: func(ctx context.Context, identity string, all bool) (int64, error) {
+			return q.Drop(ctx, gateway.IdentityID(identity), all)
 		},
 		dead: func(context.Context) ([]control.DeadLetter, error) {
 			letters, err := q.DeadLetters()
@@ -142,6 +143,7 @@ const (
 	resourceQueue   = "/queue"
 	resourceEntries = "/queue/entries"
 	resourceDrop    = "/queue/drop"
+	resourceDropAll = "/queue/drop/all"
 	resourceDead    = "/queue/dead"
 	resourceReplay  = "/queue/dead/replay"
 	resourceForget  = "/queue/dead/drop"
@@ -163,7 +165,8 @@ func serveQueue(mux *http.ServeMux, q queueAccess) {
 			return q.entries(r.Context(), query, func(e control.QueueEntry) error { return send(e) })
 		})
 	})
-	mux.HandleFunc("POST "+resourceDrop, withText(func(ctx context.Context, identity string) (any, error) { return q.drop(ctx, identity) }))
+	mux.HandleFunc("POST "+resourceDrop, withText(func(ctx context.Context, identity string) (any, error) { return q.drop(ctx, identity, false) }))
+	mux.HandleFunc("POST "+resourceDropAll, withText(func(ctx context.Context, identity string) (any, error) { return q.drop(ctx, identity, true) }))
 	mux.HandleFunc("GET "+resourceDead, func(w http.ResponseWriter, r *http.Request) {
 		letters, err := q.dead(r.Context())
 		answer(w, letters, err)
@@ -227,8 +230,12 @@ func accessOver(client *control.Client) queueAccess {
 				return each(e)
 			})
 		},
-		drop: func(ctx context.Context, identity string) (n int64, err error) {
-			err = client.Post(ctx, resourceDrop, identity, &n)
+		drop: func(ctx context.Context, identity string, all bool) (n int64, err error) {
+			resource := resourceDrop
+			if all {
+				resource = resourceDropAll
+			}
+			err = client.Post(ctx, resource, identity, &n)
 			return n, err
 		},
 		dead: func(ctx context.Context) (letters []control.DeadLetter, err error) {

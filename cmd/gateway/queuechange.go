@@ -24,7 +24,7 @@ func (o *queueOptions) changeQueue(ctx context.Context, f func(queueAccess) erro
 }
 
 func queueDropCommand(io streams, o *queueOptions) *cobra.Command {
-	var yes bool
+	var yes, all bool
 	c := &cobra.Command{
 		Use:   "drop DEVICE[/MODULE]",
 		Short: "Give up what waits of one identity; asks first",
@@ -32,7 +32,9 @@ func queueDropCommand(io streams, o *queueOptions) *cobra.Command {
 export them first if somebody may still want them. In their place a gap message tells the cloud how
 many there were and of which time, with the reason "operator".
 
-It is for an identity that will never be connected again, or whose backlog nobody needs.
+It is for an identity that will never be connected again, or whose backlog nobody needs. The oldest
+messages may have been sent before the gateway was last started: they stay, so that the cloud never
+hears that a message is gone which it has. With --all they go too.
 
 Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 		Example: "  gateway queue export old-press --output old-press.jsonl && gateway queue drop old-press",
@@ -52,7 +54,7 @@ Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 						return err
 					}
 				}
-				n, err := q.drop(c.Context(), args[0])
+				n, err := q.drop(c.Context(), args[0], all)
 				if err != nil {
 					return err
 				}
@@ -61,6 +63,7 @@ Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.Flags().BoolVar(&all, "all", false, "drop also what may have been sent before the last start: for an identity that never comes back")
 	return c
 }
 
@@ -73,10 +76,10 @@ func (o *queueOptions) dropped(io streams, before control.LaneStatus, n int64) e
 	case before.Entries == 0:
 		sentence = "nothing waits for " + before.Identity
 	case n == 0:
-		sentence = fmt.Sprintf("nothing of %s was dropped: %s may be on the way to the hub already", before.Identity, count(int(before.Entries), "message"))
+		sentence = fmt.Sprintf("nothing of %s was dropped: %s may be on the way to the hub already, or sent before the last start (then --all drops them)", before.Identity, count(int(before.Entries), "message"))
 		failed = &failure{code: exitFailed}
 	case n < before.Entries:
-		sentence += fmt.Sprintf("; %d may be on the way to the hub already and wait on", before.Entries-n)
+		sentence += fmt.Sprintf("; %d may be on the way to the hub already, or sent before the last start (then --all drops them), and wait on", before.Entries-n)
 	}
 	return errors.Join(o.done(io, map[string]any{"identity": before.Identity, "dropped": n}, sentence), failed)
 }
