@@ -55,7 +55,7 @@ type sdkLine struct {
 	Properties map[string]string `json:"properties"`
 }
 
-// sdkDevice is a device or module on Microsoft's SDK, in a process of its own.
+// sdkDevice is a program on Microsoft's SDK, a device, a module or an application, in a process of its own.
 type sdkDevice struct {
 	t     *testing.T
 	stdin io.WriteCloser
@@ -72,18 +72,29 @@ type sdkDevice struct {
 func startSDKAt(t *testing.T, hub *hubsim.Hub, cfg sdkConfig) *sdkDevice {
 	t.Helper()
 	cfg.CA = string(hub.CAPEM())
-	return startSDK(t, cfg, "NODE_OPTIONS=--require ./ports.js", "HUB_MQTT="+hub.MQTTAddr(), "HUB_HTTPS="+hub.HTTPSAddr())
+	return startSDK(t, cfg, usualPorts(hub)...)
 }
 
-// startSDK runs a device with this environment. The SDK is as it comes from npm.
+// usualPorts is the environment in which the ports of every hub are those of this one.
+func usualPorts(hub *hubsim.Hub) []string {
+	return []string{"NODE_OPTIONS=--require ./ports.js", "HUB_MQTT=" + hub.MQTTAddr(), "HUB_HTTPS=" + hub.HTTPSAddr()}
+}
+
+// startSDK runs a device with this environment.
 func startSDK(t *testing.T, cfg sdkConfig, environment ...string) *sdkDevice {
 	t.Helper()
 	text, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startNode(t, environment, "device.js", string(text))
+}
+
+// startNode runs a program of azure-sdk with this environment. The SDK is as it comes from npm.
+func startNode(t *testing.T, environment []string, program ...string) *sdkDevice {
+	t.Helper()
 	d := &sdkDevice{t: t, done: make(chan struct{})}
-	cmd := exec.Command("node", "device.js", string(text))
+	cmd := exec.Command("node", program...)
 	cmd.Dir = "azure-sdk"
 	cmd.Env = append(os.Environ(), environment...)
 	cmd.Stderr = &d.said
@@ -106,14 +117,15 @@ func startSDK(t *testing.T, cfg sdkConfig, environment ...string) *sdkDevice {
 		_ = cmd.Process.Kill()
 		<-d.done
 		if t.Failed() {
-			t.Logf("the device said:\n%s", d.said.output())
+			t.Logf("the program said:\n%s", d.said.output())
 		}
 	})
 	return d
 }
 
 func (d *sdkDevice) listen(stdout io.Reader) {
-	for in := bufio.NewScanner(io.TeeReader(stdout, &d.said)); in.Scan(); {
+	in := bufio.NewScanner(io.TeeReader(stdout, &d.said))
+	for in.Buffer(nil, 4<<20); in.Scan(); {
 		var line sdkLine
 		if err := json.Unmarshal(in.Bytes(), &line); err != nil {
 			line.Event, line.Error = "nonsense", in.Text()

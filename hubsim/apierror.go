@@ -46,6 +46,10 @@ const (
 	errThrottled
 	errQuota
 	errTier
+	errDeviceExists
+	errModuleExists
+	errScope
+	errAbsent
 	errInternal
 )
 
@@ -80,12 +84,26 @@ func apiError(code apiCode) *Error {
 		return &Error{Status: http.StatusForbidden, Code: 403010, Name: "OperationNotAvailableInCurrentTier", Message: "A basic hub does not have this."}
 	case errPrecondition:
 		return &Error{Status: http.StatusPreconditionFailed, Code: 412001, Name: "PreconditionFailed"}
+	case errDeviceExists:
+		return &Error{Status: http.StatusConflict, Code: 409001, Name: "DeviceAlreadyExists"}
+	case errModuleExists:
+		return &Error{Status: http.StatusConflict, Code: 409301, Name: "ModuleAlreadyExistsOnDevice"}
+	case errScope:
+		return &Error{Status: http.StatusBadRequest, Code: 400028, Name: "InvalidDeviceScope"}
+	case errAbsent:
+		return &Error{Status: http.StatusNotImplemented, Code: 501000, Name: "NotImplemented"}
 	case errQueueFull:
 		return &Error{Status: http.StatusForbidden, Code: 403004, Name: "DeviceMaximumQueueDepthExceeded"}
 	case errNoAnswer:
 		return &Error{Status: http.StatusGatewayTimeout, Code: 504101, Name: "GatewayTimeout", Message: "Timed out waiting for the response from device.", nested: true}
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: 500001, Name: "ServerError"}
+}
+
+func noDevice(device string) *Error { return apiError(errNoDevice).because("no device " + device) }
+
+func noModule(device, module string) *Error {
+	return apiError(errNoModule).because("no module " + module + " of device " + device)
 }
 
 // because sets the text.

@@ -108,7 +108,7 @@ func (h *Hub) Send(m CloudMessage) (messageID string, err error) {
 	}
 	id := h.registry.find(m.Device)
 	if id == nil || id.ModuleID != "" {
-		return "", apiError(errNoDevice).because("no device " + m.Device)
+		return "", noDevice(m.Device)
 	}
 	if bad := m.check(); bad != nil {
 		return "", bad
@@ -128,7 +128,7 @@ func (h *Hub) Send(m CloudMessage) (messageID string, err error) {
 func (h *Hub) PurgeCommands(device string) (int, error) {
 	id := h.registry.find(device)
 	if id == nil || id.ModuleID != "" {
-		return 0, apiError(errNoDevice).because("no device " + device)
+		return 0, noDevice(device)
 	}
 	n, stored := id.purge(h, time.Now())
 	return n, stored.wait()

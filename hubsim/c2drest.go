@@ -44,7 +44,7 @@ func (h *Hub) deleteCommands(r *http.Request) (any, error) {
 func (h *Hub) getDeadLetters(r *http.Request) (any, error) {
 	device := r.PathValue("device")
 	if h.registry.find(device) == nil {
-		return nil, apiError(errNoDevice).because("no device " + device)
+		return nil, noDevice(device)
 	}
 	return append([]DeadLetter{}, h.DeadLetters(device)...), nil
 }

@@ -18,6 +18,7 @@ type admission struct {
 	expires time.Time // of the token, without the grace; zero with a certificate
 	marks   marks
 	agent   string // what the client says about itself
+	model   string // its Plug and Play model
 	warning error  // what is wrong with it and does not matter
 }
 
@@ -49,6 +50,9 @@ func (s *session) connect(ctx context.Context) error {
 		return s.turnAway(packet, bad)
 	}
 	s.take(packet, got)
+	if err := s.hub.noteModel(got.id, got.model); err != nil {
+		return err
+	}
 	present, err := got.id.bind(ctx, s, packet.CleanSession)
 	if errors.Is(err, errDeleted) { // since it was admitted
 		return s.turnAway(packet, refuse(packets.ErrRefusedNotAuthorised, err))
@@ -146,7 +150,7 @@ func (h *Hub) admit(p *packets.ConnectPacket, chain []*x509.Certificate, now tim
 	if !h.registry.enabled(id) {
 		return admission{}, refuse(no, coded(403012, "CON-36", "the device is disabled"))
 	}
-	got := admission{id: id, agent: clip(user.parameters["DeviceClientType"])}
+	got := admission{id: id, agent: clip(user.parameters["DeviceClientType"]), model: clip(user.parameters["model-id"])}
 	if err := h.prove(p, chain, now, &got); err != nil {
 		return admission{}, refuse(no, err)
 	}
@@ -186,7 +190,7 @@ func (h *Hub) checkToken(t token, id *identity, now time.Time) error {
 			return err
 		}
 	} else if c := h.registry.credential(id); c.kind() != byKey {
-		return wrong("CON-30", "%s proves itself with a certificate", id.name())
+		return wrong("CON-30", "%s does not prove itself with a key of its own", id.name())
 	} else if !t.signedWith(c.PrimaryKey) && !t.signedWith(c.SecondaryKey) {
 		return wrong("SAS-4, SAS-5", "the signature is not made with a key of %s; is the key base64-decoded, and sr signed as it is sent?", id.name())
 	}

@@ -26,6 +26,8 @@ type Credential struct {
 	// X509CA takes a certificate whose CN is the device's id, "device/module" for a module, from an
 	// authority that AddDeviceCA made known. With it there are no keys.
 	X509CA bool `json:"x509ca,omitempty"`
+	// None has no proof: only the token of a shared access policy lets it connect.
+	None bool `json:"none,omitempty"`
 }
 
 // Ways to prove who one is, as the registry calls them (CON-30).
@@ -33,11 +35,14 @@ const (
 	byKey       = "sas"
 	byThumb     = "selfSigned"
 	byAuthority = "certificateAuthority"
+	byNothing   = "none"
 )
 
-// kind is one of the three ways.
+// kind is one of the three ways, or none.
 func (c Credential) kind() string {
 	switch {
+	case c.None:
+		return byNothing
 	case c.X509CA:
 		return byAuthority
 	case c.Thumbprint != "" || c.SecondaryThumbprint != "":
@@ -61,8 +66,8 @@ func (c Credential) normal() (Credential, error) {
 		}
 	}
 	hasKey, hasThumb := c.PrimaryKey+c.SecondaryKey != "", c.Thumbprint+c.SecondaryThumbprint != ""
-	if hasKey && c.kind() != byKey || hasThumb && c.X509CA {
-		return c, errors.New("keys, thumbprints and x509ca exclude each other")
+	if hasKey && c.kind() != byKey || hasThumb && c.kind() != byThumb || c.None && c.X509CA {
+		return c, errors.New("keys, thumbprints, x509ca and none exclude each other")
 	}
 	return c, nil
 }
@@ -87,7 +92,7 @@ func (c Credential) replace(old Credential) Credential {
 func (h *Hub) checkCertificate(chain []*x509.Certificate, id *identity, now time.Time) error {
 	c := h.registry.credential(id)
 	switch {
-	case c.kind() == byKey:
+	case c.kind() == byKey, c.kind() == byNothing:
 		return wrong("CON-31", "no password, and this identity proves itself with a token")
 	case len(chain) == 0:
 		return coded(401003, "CON-16, CLOSE-21", "no client certificate, and this identity proves itself with one")
@@ -124,7 +129,10 @@ func (h *Hub) RegisterWith(device, module string, c Credential) (Credential, err
 	if err != nil {
 		return c, fmt.Errorf("hubsim: %s: %w", identityName(device, module), err)
 	}
-	reg, err := h.registry.register(device, module, func(reg *registration) { reg.Credential = c.replace(reg.Credential) })
+	reg, err := h.registry.register(wish{device: device, module: module, edit: func(reg *registration) error {
+		reg.Credential = c.replace(reg.Credential)
+		return nil
+	}})
 	return reg.Credential, err
 }
 

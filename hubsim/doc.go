@@ -14,13 +14,19 @@
 //
 // They want "Authorization: SharedAccessSignature ..." of a shared access policy and an api-version.
 //
-//	POST /twins/{device}/methods                    call a direct method (METH-12)
-//	POST /twins/{device}/modules/{module}/methods
+//	GET  /devices?top=N                             the first devices by name, 1000 if not given
+//	POST /devices                                   create, change or delete up to 100 devices and modules (SVC-11)
+//	GET, PUT, DELETE /devices/{device}              a registry entry; PUT creates, with If-Match it changes (SVC-8)
+//	GET  /devices/{device}/modules
+//	GET, PUT, DELETE /devices/{device}/modules/{module}
+//	POST /devices/query                             a page of twins that a query selects (SVC-20)
+//	GET  /statistics/devices, /statistics/service   how many there are, and how many are connected (SVC-14)
 //	GET, PATCH, PUT /twins/{device}                 read, merge into or replace a twin; If-Match is honoured
 //	GET, PATCH, PUT /twins/{device}/modules/{module}
-//	GET  /devices/{device}                          a registry entry with its keys
-//	GET  /devices/{device}/modules/{module}
+//	POST /twins/{device}/methods                    call a direct method (METH-12)
+//	POST /twins/{device}/modules/{module}/methods
 //	DELETE /devices/{device}/commands               drop the cloud-to-device messages that wait (C2D-30)
+//	/jobs, /configurations, /digitaltwins           501: they are not simulated
 //	GET  /$iothub/websocket                         MQTT over WebSocket, sub-protocol mqtt (CON-9)
 //
 // # The provisioning service's own REST paths
@@ -63,6 +69,7 @@
 //	GET  /hubsim/provisioning                       {"idScope","host","hubs"}: what the provisioning service is called,
 //	                                                where devices find it, and what enrolments may call hubs
 //	POST /hubsim/linkedhubs                         a LinkedHub: another hub to which devices may be assigned
+//	GET  /hubsim/policies                           JSON array: the shared access policies with their keys
 //	POST /hubsim/faults                             one Faults object: the dials
 //	GET  /hubsim/ca.pem                             the certificate authority to trust
 package hubsim

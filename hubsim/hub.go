@@ -263,7 +263,7 @@ func (h *Hub) CAPool() *x509.CertPool {
 // the primary key in base64, "" of one that proves itself with a certificate. The error names a bad id,
 // or says why it could not be stored.
 func (h *Hub) Register(device, module string) (key string, err error) {
-	reg, err := h.registry.register(device, module, nil)
+	reg, err := h.registry.register(wish{device: device, module: module})
 	return reg.PrimaryKey, err
 }
 
@@ -280,19 +280,24 @@ func (h *Hub) RegisterWithKey(device, module, key string) error {
 // modules of a disabled device, and none of them may connect (CON-36, CON-51). The error is an *Error
 // with 404001 or 404010, or says why it could not be stored.
 func (h *Hub) SetEnabled(device, module string, enabled bool) error {
-	if _, err := h.lookUp(device, module); err != nil {
-		return err
+	_, err := h.registry.register(wish{device: device, module: module, need: mustExist, edit: func(reg *registration) error {
+		reg.setStatus(!enabled, time.Now())
+		return nil
+	}})
+	if err == nil {
+		h.cutDisabled(device)
 	}
-	if _, err := h.registry.register(device, module, func(reg *registration) { reg.Disabled = !enabled }); err != nil {
-		return err
-	}
-	for _, id := range h.registry.list() {
+	return err
+}
+
+// cutDisabled ends the connections of a device and its modules that may not connect any more (CON-51).
+func (h *Hub) cutDisabled(device string) {
+	for _, id := range h.registry.family(device) {
 		if s := id.connection(); s != nil && !h.registry.enabled(id) {
 			s.kill(errDisabled)
 			<-s.ended
 		}
 	}
-	return nil
 }
 
 // Unregister deletes a device with its modules, or a module, with everything that is theirs but their
@@ -320,9 +325,13 @@ func (h *Hub) Unregister(device, module string) error {
 }
 
 // ServiceConnectionString is the connection string of the policy iothubowner (CON-8).
-func (h *Hub) ServiceConnectionString() string {
+func (h *Hub) ServiceConnectionString() string { return h.PolicyConnectionString("iothubowner") }
+
+// PolicyConnectionString is the connection string of a shared access policy: iothubowner, service, device,
+// registryRead or registryReadWrite (SAS-13); "" if there is none of that name.
+func (h *Hub) PolicyConnectionString(name string) string {
 	for _, p := range h.registry.policies {
-		if p.Name == "iothubowner" {
+		if p.Name == name {
 			return "HostName=" + h.cfg.HostName + ";SharedAccessKeyName=" + p.Name + ";SharedAccessKey=" + p.PrimaryKey
 		}
 	}

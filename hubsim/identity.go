@@ -19,6 +19,7 @@ type identity struct {
 	messages atomic.Uint64 // stored, those of former runs included
 	expired  atomic.Int64  // tokens up to this expiry are refused: a dial; Unix seconds
 	active   atomic.Int64  // Unix nanoseconds of the last CONNECT or message, 0 never
+	turned   atomic.Int64  // Unix nanoseconds of when a connection came or went last, 0 never
 
 	twin twin
 
@@ -92,6 +93,7 @@ func (id *identity) tryBind(s *session, clean bool, present *bool) (old *session
 		stored = s.hub.state.put(sessionKind, id.name(), id.filters)
 	}
 	id.live, id.kept = s, !clean
+	id.turned.Store(time.Now().UnixNano())
 	s.out.send(connack(packets.Accepted, *present))
 	if clean { // it asks for a fresh start, which drops what waits (C2D-12)
 		stored = latest(stored, id.rejectAll(s.hub, time.Now()))
@@ -138,6 +140,7 @@ func (id *identity) unbind(s *session) error {
 	var stored *saved
 	if id.live == s {
 		id.live = nil
+		id.turned.Store(time.Now().UnixNano())
 		stored = id.unlockAll(s.hub, time.Now())
 		id.announce()
 	}

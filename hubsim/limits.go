@@ -18,6 +18,7 @@ type Limits struct {
 	MethodBytes float64 // bytes of method requests a second, counted in steps of 4 KiB (THR-6)
 	TwinReads   float64 // THR-7
 	TwinUpdates float64 // THR-8
+	Queries     float64 // THR-9
 	// DailyMessages is the quota of a day, in steps of Meter bytes; it starts anew at 00:00 UTC (THR-13).
 	// When it is used up, the next message closes the connection (CLOSE-13).
 	DailyMessages int64
@@ -37,14 +38,14 @@ func TierLimits(tier string, units int) (Limits, error) {
 	n := float64(units)
 	small := Limits{
 		Registry: 100.0 / 60 * n, Connects: max(100, 12*n), Telemetry: max(100, 12*n), Commands: 100.0 / 60 * n,
-		MethodBytes: 160 << 10 * n, TwinReads: 100, TwinUpdates: 50, DailyMessages: 400_000 * int64(units),
+		MethodBytes: 160 << 10 * n, TwinReads: 100, TwinUpdates: 50, Queries: 20.0 / 60 * n, DailyMessages: 400_000 * int64(units),
 	}
 	middle := small
 	middle.Connects, middle.Telemetry, middle.MethodBytes = 120*n, 120*n, 480<<10*n
 	middle.TwinReads, middle.TwinUpdates, middle.DailyMessages = max(100, 10*n), max(50, 5*n), 6_000_000*int64(units)
 	large := Limits{
 		Registry: 5000.0 / 60 * n, Connects: 6000 * n, Telemetry: 6000 * n, Commands: 5000.0 / 60 * n,
-		MethodBytes: 24 << 20 * n, TwinReads: 500 * n, TwinUpdates: 250 * n, DailyMessages: 300_000_000 * int64(units),
+		MethodBytes: 24 << 20 * n, TwinReads: 500 * n, TwinUpdates: 250 * n, Queries: 1000.0 / 60 * n, DailyMessages: 300_000_000 * int64(units),
 	}
 	all := map[string]Limits{"S1": small, "S2": middle, "S3": large}
 	for basic, standard := range map[string]string{"B1": "S1", "B2": "S2", "B3": "S3"} {
@@ -76,6 +77,7 @@ const (
 	methodOperation
 	twinRead
 	twinUpdate
+	queryOperation
 	operations // how many there are
 )
 
@@ -94,7 +96,7 @@ func newLimiter(l Limits) *limiter {
 	}
 	made := limiter{}
 	for op, rate := range [operations]float64{
-		l.Registry, l.Connects, l.Telemetry, l.Commands, l.MethodBytes, l.TwinReads, l.TwinUpdates,
+		l.Registry, l.Connects, l.Telemetry, l.Commands, l.MethodBytes, l.TwinReads, l.TwinUpdates, l.Queries,
 	} {
 		if rate > 0 {
 			made.meters[op] = newMeter(rate, l)
@@ -130,7 +132,7 @@ func (l *limiter) take(op operation, size int, now time.Time) (delay time.Durati
 			return 0, err
 		}
 	}
-	if op == registryOperation || op == connectOperation {
+	if op == registryOperation || op == connectOperation || op == queryOperation {
 		return delay, nil // not counted (THR-14)
 	}
 	return delay, l.count(size, now)

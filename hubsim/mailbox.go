@@ -74,7 +74,7 @@ func (id *identity) enqueue(h *Hub, m CloudMessage, now time.Time) (*saved, *Err
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	if id.gone {
-		return nil, apiError(errNoDevice).because("no device " + m.Device)
+		return nil, noDevice(m.Device)
 	}
 	if id.mailbox == nil {
 		id.mailbox = &mailbox{}

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 )
 
 // registry holds the identities and the shared access policies.
@@ -23,8 +22,11 @@ type registry struct {
 	policies []policy // never changes after open
 	feed     feed     // of everybody who watches the hub
 
-	mu         sync.RWMutex // guards identities and what is registered of each
+	mu         sync.RWMutex // guards the fields below and what is registered of each identity
 	identities map[string]*identity
+	// order is identities by name, nil if that changed since somebody asked; a slice that is out is never
+	// written again.
+	order []*identity
 	// authorities prove devices (CON-30); a pool that is in use never changes.
 	authorities *x509.CertPool
 }
@@ -34,16 +36,6 @@ const (
 	policyKind   = "policy"   // by its name
 	identityKind = "identity" // a registration, by identityName
 )
-
-// registration is what is known about an identity for good.
-type registration struct {
-	DeviceID     string `json:"deviceId"`
-	ModuleID     string `json:"moduleId,omitempty"`
-	GenerationID uint64 `json:"generationId,string"`
-	Credential
-	// Disabled is an identity that may not connect (CON-36).
-	Disabled bool `json:"disabled,omitempty"`
-}
 
 // openRegistry loads what st holds. A fresh state gets the default policies, or what a former version of
 // this program left in dir; dir may be "".
@@ -153,22 +145,26 @@ func (r *registry) begin(dir string) error {
 	return os.Remove(path)
 }
 
-// sorted lists the identities by name; the caller holds mu.
-func (r *registry) sorted() []*identity {
-	all := make([]*identity, 0, len(r.identities))
-	for _, id := range r.identities {
-		all = append(all, id)
-	}
-	slices.SortFunc(all, byName)
-	return all
-}
-
 func byName(a, b *identity) int { return strings.Compare(a.name(), b.name()) }
 
+// list is every identity by name; the slice is not the caller's to write.
 func (r *registry) list() []*identity {
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.sorted()
+	all := r.order
+	r.mu.RUnlock()
+	if all != nil {
+		return all
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.order == nil {
+		r.order = make([]*identity, 0, len(r.identities))
+		for _, id := range r.identities {
+			r.order = append(r.order, id)
+		}
+		slices.SortFunc(r.order, byName)
+	}
+	return r.order
 }
 
 // find is the identity called "device" or "device/module", nil if there is none.
@@ -185,9 +181,6 @@ func (r *registry) registered(id *identity) registration {
 	return id.registration
 }
 
-// maxModules is how many modules a device has (TWIN-38).
-const maxModules = 50
-
 func (r *registry) credential(id *identity) Credential { return r.registered(id).Credential }
 
 // enabled tells whether an identity, and for a module also its device, may connect (CON-36).
@@ -196,52 +189,6 @@ func (r *registry) enabled(id *identity) bool {
 	defer r.mu.RUnlock()
 	device := r.identities[id.DeviceID]
 	return !id.Disabled && device != nil && !device.Disabled
-}
-
-// register makes the identity, for a module also its device, unless it exists. edit changes what is
-// registered; nil changes nothing.
-func (r *registry) register(device, module string, edit func(*registration)) (registration, error) {
-	if err := checkID(device); err != nil {
-		return registration{}, err
-	}
-	if module != "" {
-		if err := checkID(module); err != nil {
-			return registration{}, err
-		}
-	}
-	reg, stored, err := r.put(device, module, edit)
-	if err != nil {
-		return reg, err
-	}
-	if err := stored.wait(); err != nil {
-		return reg, fmt.Errorf("hubsim: registering %s: %w", identityName(device, module), err)
-	}
-	return reg, nil
-}
-
-// put does it in memory and notes it for the disk.
-func (r *registry) put(device, module string, edit func(*registration)) (reg registration, stored *saved, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var all []change
-	if module != "" {
-		var parent *identity
-		parent, all = r.ensure(device, "", all)
-		if r.identities[identityName(device, module)] == nil {
-			if parent.modules == maxModules {
-				return reg, nil, apiError(errTooManyModules).because(fmt.Sprintf("device %s has %d modules", device, maxModules))
-			}
-			parent.modules++
-		}
-	}
-	id, all := r.ensure(device, module, all)
-	if was := id.registration; edit != nil {
-		if edit(&id.registration); id.registration != was {
-			all = append(all, change{identityKind, id.name(), id.registration})
-			r.tellDevice("update", id.registration)
-		}
-	}
-	return id.registration, r.state.write(all...), nil
 }
 
 // family is the identity called name and, for a device, its modules.
@@ -270,6 +217,7 @@ func (r *registry) remove(family []*identity, name string, traces []change) (sto
 	if !slices.Equal(family, r.familyOf(name)) {
 		return nil, false
 	}
+	r.order = nil
 	for _, id := range family {
 		delete(r.identities, id.name())
 		r.tellDevice("delete", id.registration)
@@ -278,20 +226,6 @@ func (r *registry) remove(family []*identity, name string, traces []change) (sto
 		}
 	}
 	return r.state.write(traces...), true
-}
-
-func (r *registry) ensure(device, module string, all []change) (*identity, []change) {
-	name := identityName(device, module)
-	if id := r.identities[name]; id != nil {
-		return id, all
-	}
-	id := &identity{registration: registration{
-		DeviceID: device, ModuleID: module, GenerationID: uint64(time.Now().UnixNano()),
-		Credential: Credential{}.replace(Credential{}),
-	}}
-	r.identities[name] = id
-	r.tellDevice("create", id.registration)
-	return id, append(all, change{identityKind, name, id.registration})
 }
 
 // checkID accepts what CON-25 lists.

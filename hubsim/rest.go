@@ -2,6 +2,7 @@ package hubsim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -110,8 +111,26 @@ func (h *Hub) routeAzure(mux *http.ServeMux) {
 		azure("PATCH "+path, serviceConnect, h.changeTwin)
 		azure("PUT "+path, serviceConnect, h.changeTwin)
 	}
-	azure("GET /devices/{device}", registryRead, h.getDevice)
-	azure("GET /devices/{device}/modules/{module}", registryRead, h.getDevice)
+	azure("GET /devices", registryRead, h.listEntries)
+	azure("GET /devices/{$}", registryRead, h.listEntries) // as Microsoft's SDK for Node asks
+	azure("POST /devices", registryWrite, h.postEntries)
+	azure("GET /devices/{device}/modules", registryRead, h.listModules)
+	for _, path := range []string{"/devices/{device}", "/devices/{device}/modules/{module}"} {
+		azure("GET "+path, registryRead, h.getEntry)
+		azure("PUT "+path, registryWrite, h.putEntry)
+		azure("DELETE "+path, registryWrite, h.deleteEntry)
+	}
+	azure("POST /devices/query", serviceConnect, h.postQuery)
+	azure("GET /statistics/devices", registryRead, h.countDevices)
+	azure("GET /statistics/service", serviceConnect, h.countConnected)
+	for _, path := range []string{"/jobs", "/jobs/{rest...}"} {
+		azure(path, serviceConnect, absent("jobs"))
+	}
+	for _, path := range []string{"/configurations", "/configurations/{rest...}", "POST /devices/{device}/applyConfigurationContent"} {
+		azure(path, serviceConnect, absent("configurations and Edge deployments"))
+	}
+	azure("/digitaltwins/{rest...}", serviceConnect, absent("digital twins"))
+	azure("/messages/serviceBound/{rest...}", serviceConnect, absent("feedback and file notifications by lock"))
 	azure("DELETE /devices/{device}/commands", serviceConnect, h.deleteCommands)
 }
 
@@ -140,6 +159,7 @@ func (h *Hub) routeOwn(mux *http.ServeMux) {
 	own("GET /hubsim/faults", serviceConnect, h.getFaults)
 	own("GET /hubsim/provisioning", registryRead, h.getProvisioning)
 	own("POST /hubsim/linkedhubs", registryWrite, h.postLinkedHub)
+	own("GET /hubsim/policies", registryWrite, func(*http.Request) (any, error) { return h.registry.policies, nil })
 	own("POST /hubsim/faults", serviceConnect, h.postFaults)
 	own("DELETE /hubsim/faults", serviceConnect, h.deleteFaults)
 }
@@ -170,7 +190,14 @@ func unblocked(next http.Handler) http.Handler {
 	})
 }
 
-// answer writes what an endpoint returns.
+// reply is an answer that is not just a body with status 200.
+type reply struct {
+	status int // 0 is 200
+	header map[string]string
+	body   any // nil is none
+}
+
+// answer writes what an endpoint returns: a reply, or the body of one.
 func (h *Hub) answer(f endpoint) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
@@ -179,12 +206,22 @@ func (h *Hub) answer(f endpoint) http.Handler {
 			h.writeError(w, r, err)
 			return
 		}
-		body, err := json.Marshal(value)
-		if err != nil {
-			h.writeError(w, r, err)
-			return
+		out, ok := value.(reply)
+		if !ok {
+			out.body = value
 		}
-		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		var body []byte
+		if out.body != nil {
+			if body, err = json.Marshal(out.body); err != nil {
+				h.writeError(w, r, err)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		}
+		for name, text := range out.header {
+			w.Header().Set(name, text)
+		}
+		w.WriteHeader(cmp.Or(out.status, http.StatusOK))
 		_, _ = w.Write(body)
 	})
 }

@@ -25,6 +25,8 @@ type twinState struct {
 	Tags     object  `json:"tags,omitempty"`
 	Desired  section `json:"desired"`
 	Reported section `json:"reported"`
+	// Model is the Plug and Play model that the client announced last.
+	Model string `json:"model,omitempty"`
 }
 
 // section is one side's properties.

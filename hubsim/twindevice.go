@@ -222,6 +222,19 @@ func (h *Hub) reportTwin(id *identity, patch []byte, base *uint64) (version uint
 	return version, stored.wait()
 }
 
+// noteModel keeps the Plug and Play model that a client announces (SVC-17).
+func (h *Hub) noteModel(id *identity, model string) error {
+	t := id.openTwin()
+	if model == "" || model == t.Model || t.gone {
+		t.mu.Unlock()
+		return nil
+	}
+	t.Model = model
+	stored := h.state.put(twinKind, id.name(), t.twinState)
+	t.mu.Unlock()
+	return stored.wait()
+}
+
 // loadTwins takes over what a former run stored.
 func (h *Hub) loadTwins() error {
 	return h.state.each(twinKind, func(name string, text []byte) error {

@@ -12,12 +12,20 @@ type twinJSON struct {
 	DeviceID                  string          `json:"deviceId"`
 	ModuleID                  string          `json:"moduleId,omitempty"`
 	ETag                      string          `json:"etag"`
+	DeviceETag                string          `json:"deviceEtag"`
 	Status                    string          `json:"status"`
+	StatusReason              *string         `json:"statusReason,omitempty"`
+	StatusUpdateTime          time.Time       `json:"statusUpdateTime"`
 	ConnectionState           string          `json:"connectionState"`
 	LastActivityTime          time.Time       `json:"lastActivityTime"`
 	CloudToDeviceMessageCount int             `json:"cloudToDeviceMessageCount"`
 	AuthenticationType        string          `json:"authenticationType"`
+	X509Thumbprint            x509Thumbprint  `json:"x509Thumbprint"`
+	ModelID                   string          `json:"modelId,omitempty"`
 	Version                   uint64          `json:"version"`
+	Capabilities              capabilities    `json:"capabilities"`
+	Scope                     string          `json:"deviceScope,omitempty"`
+	ParentScopes              []string        `json:"parentScopes,omitempty"`
 	Tags                      json.RawMessage `json:"tags,omitempty"`
 	Properties                twinProperties  `json:"properties"`
 }
@@ -32,9 +40,7 @@ func (h *Hub) getTwin(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := id.openTwin()
-	defer t.mu.Unlock()
-	return h.showTwin(id, t)
+	return h.row(id).whole()
 }
 
 // changeTwin is PATCH, which merges, and PUT, which replaces (SVC-16). The reported properties and the
@@ -141,34 +147,40 @@ func (h *Hub) editTwin(id *identity, e edit, ifMatch string) (answer twinJSON, s
 			return answer, nil, err
 		}
 	}
-	answer, err = h.showTwin(id, t)
+	answer, err = h.rowOf(id, t).whole()
 	return answer, stored, err
 }
 
-// showTwin is the twin in full; the caller holds its mu.
-func (h *Hub) showTwin(id *identity, t *twin) (twinJSON, error) {
-	reg := h.registry.registered(id)
-	shown := twinJSON{
-		DeviceID: id.DeviceID, ModuleID: id.ModuleID, ETag: t.etag(), Version: t.Changes,
-		Status: statusOf(reg), ConnectionState: "Disconnected", AuthenticationType: reg.kind(), CloudToDeviceMessageCount: id.waiting(),
+// show is a twin without its tags and properties.
+func (row *queryRow) show() twinJSON {
+	id, reg, t := row.id, &row.reg, &row.twin
+	return twinJSON{
+		DeviceID: id.DeviceID, ModuleID: id.ModuleID, ETag: t.etag(), DeviceETag: reg.etag(), Version: t.Changes, ModelID: t.Model,
+		Status: statusOf(*reg), StatusReason: orNull(reg.StatusReason), StatusUpdateTime: reg.StatusAt,
+		ConnectionState: id.state(), LastActivityTime: instant(id.active.Load()), CloudToDeviceMessageCount: id.waiting(),
+		AuthenticationType: reg.kind(), X509Thumbprint: reg.show().X509Thumbprint,
+		Capabilities: capabilities{reg.Edge}, Scope: reg.Scope, ParentScopes: reg.parents(),
 	}
-	if id.connection() != nil {
-		shown.ConnectionState = "Connected"
-	}
-	if at := id.active.Load(); at != 0 {
-		shown.LastActivityTime = time.Unix(0, at).UTC()
-	}
-	var err error
-	if len(t.Tags) > 0 {
-		if shown.Tags, err = appendObject(nil, t.Tags, 0); err != nil {
+}
+
+// whole is a twin in full.
+func (row *queryRow) whole() (shown twinJSON, err error) {
+	shown = row.show()
+	if len(row.twin.Tags) > 0 {
+		if shown.Tags, err = appendObject(nil, row.twin.Tags, 0); err != nil {
 			return shown, err
 		}
 	}
-	if shown.Properties.Desired, err = t.Desired.withMetadata(); err != nil {
-		return shown, err
-	}
-	shown.Properties.Reported, err = t.Reported.withMetadata()
+	shown.Properties, err = row.twin.show()
 	return shown, err
+}
+
+// show is what the service side sees of a twin's properties.
+func (t *twinState) show() (both twinProperties, err error) {
+	if both.Desired, err = t.Desired.withMetadata(); err == nil {
+		both.Reported, err = t.Reported.withMetadata()
+	}
+	return both, err
 }
 
 // identityOf is the device or module that a path names.
@@ -179,11 +191,11 @@ func (h *Hub) identityOf(r *http.Request) (*identity, error) {
 // lookUp is a registered device, or with a module id a module of it.
 func (h *Hub) lookUp(device, module string) (*identity, error) {
 	if h.registry.find(device) == nil {
-		return nil, apiError(errNoDevice).because("no device " + device)
+		return nil, noDevice(device)
 	}
 	id := h.registry.find(identityName(device, module))
 	if id == nil {
-		return nil, apiError(errNoModule).because("no module " + module + " of device " + device)
+		return nil, noModule(device, module)
 	}
 	return id, nil
 }
