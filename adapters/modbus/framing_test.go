@@ -258,6 +258,21 @@ func TestAHeaderThatCannotBeIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// A device that says more bytes than it sends, and then answers another request: the connection has no checksum, but
+// what is left of the second frame is no header.
+func TestAnAnswerFilledUpByTheNextFrameIsNone(t *testing.T) {
+	q := mbap{}.query(sealMBAP(1, unhex(t, "07 03 0000 0002")))
+	frame, next := sealMBAP(1, unhex(t, "07 03 04 00090008")), sealMBAP(2, unhex(t, "07 03 04 00070006"))
+	if got := all(mbap{}, q, slices.Concat(frame, next)); got != "AS" {
+		t.Errorf("whole frames: %s", got)
+	}
+	for missing := 1; missing <= 8; missing++ {
+		if got := all(mbap{}, q, slices.Concat(frame[:len(frame)-missing], next)); got != "!" {
+			t.Errorf("%d bytes missing: %s", missing, got)
+		}
+	}
+}
+
 // Whatever comes, every byte is taken once, nothing is an answer that is not one, and a search ends.
 func FuzzFind(f *testing.F) {
 	read := []byte{7, 3, 0, 10, 0, 1}

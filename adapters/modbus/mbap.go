@@ -44,6 +44,9 @@ func (m mbap) find(q query, got []byte) finding {
 	if len(got) < f.size {
 		return finding{}
 	}
+	if !mayFollow(got[f.size:]) {
+		return finding{verdict: broken, err: fmt.Errorf("an answer was shorter than its header says: % X behind it is no header", got[f.size:min(len(got), f.size+mbapHeader)])}
+	}
 	if m.ignoreID {
 		pdu := got[mbapHeader:f.size]
 		if size, ok := q.expects(pdu); ok && size == len(pdu) && f.unit == q.unit {
@@ -53,6 +56,18 @@ func (m mbap) find(q query, got []byte) finding {
 		f.verdict = answer
 	}
 	return f
+}
+
+// mayFollow tells whether what came behind a frame may begin another. If not, the frame was cut short and filled up
+// with the beginning of the next, and there is no checksum to tell.
+func mayFollow(b []byte) bool {
+	header := [...]struct{ least, most byte }{{0, 255}, {0, 255}, {0, 0}, {0, 0}, {0, 0}, {mbapMinLength, mbapMaxLength}}
+	for i, x := range b[:min(len(b), len(header))] {
+		if x < header[i].least || x > header[i].most {
+			return false
+		}
+	}
+	return true
 }
 
 // transaction is the transaction id of an ADU.

@@ -215,21 +215,6 @@ func TestAPortWorksWithManyDescriptorsOpen(t *testing.T) {
 	}
 }
 
-func TestRunEndsAtOnceEvenWhileALineIsSilent(t *testing.T) {
-	t.Parallel()
-	p := newField().line(t, RTU)
-	p.f.mute[7] = true
-	r := runWith(t, nil, Config{Framing: RTU, Address: p.path, Serial: serial(), Timeout: 30 * time.Second, Devices: []Device{{
-		Name: "d", Unit: 7, Points: points("d", Holding, time.Millisecond, 100),
-	}}})
-	eventually(t, "a request", func() bool { return len(p.f.calls()) > 0 })
-	began := time.Now()
-	r.stop()
-	if d := time.Since(began); d > time.Second {
-		t.Errorf("Run took %v to end", d)
-	}
-}
-
 func TestAPortThatIsNotThereIsToldApartFromASilentUnit(t *testing.T) {
 	t.Parallel()
 	path := fmt.Sprintf("%s/none", t.TempDir())
