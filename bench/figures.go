@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -46,7 +47,18 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%-22s %12.1f %-10s limit %12.1f   ratio %5.2f   (%s)", r.Name, r.Value, r.Unit, r.Limit, r.Ratio, r.figure.target)
+	return fmt.Sprintf("%-22s %12s %-10s limit %12s   ratio %5.2f   (%s)", r.Name, readable(r.Value), r.Unit, readable(r.Limit), r.Ratio, r.figure.target)
+}
+
+// readable is a number with no more digits than mean something.
+func readable(v float64) string {
+	switch {
+	case math.Abs(v) < 10:
+		return fmt.Sprintf("%.3g", v)
+	case math.Abs(v) < 1000:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
 
 // take measures value and limit in turns.
@@ -146,6 +158,7 @@ func figures() []figure {
 	})
 	all = append(all, diskFigures()...)
 	all = append(all, depthFigures()...)
+	all = append(all, modbusFigures()...)
 	return append(all, hubFigures()...)
 }
 

@@ -30,7 +30,7 @@ func page(results []result, now time.Time) string {
 	fmt.Fprintf(&b, "Everything runs on this one machine: client, hub and field devices share its CPUs. Each figure and its limit are\ntaken in turns, %d times; the medians stand here. Read the ratio; the rest depends on the machine.\n\n", rounds)
 	b.WriteString("| figure | value | limit | ratio | wanted |\n|---|--:|--:|--:|---|\n")
 	for _, r := range results {
-		fmt.Fprintf(&b, "| %s | %.0f %s | %.0f %s | **%.2f** | %s |\n", r.Name, r.Value, r.Unit, r.Limit, r.Unit, r.Ratio, r.figure.target)
+		fmt.Fprintf(&b, "| %s | %s %s | %s %s | **%.2f** | %s |\n", r.Name, readable(r.Value), r.Unit, readable(r.Limit), r.Unit, r.Ratio, r.figure.target)
 	}
 	b.WriteString("\n## What was measured, and beside what\n\n")
 	for _, r := range results {

@@ -1,15 +1,19 @@
 package modbus
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 )
 
 // fewest is the least number of requests that read the points under the rules of Plan, over all ways to
@@ -236,5 +240,53 @@ func TestAirtimeIsWhatTheStandardSays(t *testing.T) {
 	paused := Config{Framing: RTU, Pause: time.Second, Serial: &Serial{Baud: 9600, DataBits: 8, StopBits: 2}}
 	if got := paused.Airtime(Block{Table: Coil, Quantity: 9}); got < time.Second || got > 1030*time.Millisecond {
 		t.Errorf("with a pause of 1 s: %v", got)
+	}
+}
+
+// The load that is foretold is the time that the line is busy, whatever the devices take to answer.
+func TestTheForetoldLoadIsThatOfTheLine(t *testing.T) {
+	const window = time.Minute
+	for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newField()
+			f.framing = RTU
+			cfg := Config{
+				Name: "line", Framing: RTU, Timeout: time.Second, Serial: &Serial{Baud: 9600, DataBits: 8, Parity: EvenParity, StopBits: 1},
+				Devices: []Device{
+					{Name: "a", Unit: 1, MaxRead: 125, Points: points("a", Holding, time.Second, span2(100, 20)...)},
+					{Name: "b", Unit: 2, MaxRead: 125, Points: points("b", Input, 2*time.Second, span2(100, 60)...)},
+					{Name: "c", Unit: 3, MaxRead: 125, Points: points("c", Coil, 500*time.Millisecond, span2(100, 9)...)},
+				},
+			}
+			a := New(cfg, nil, zerolog.Nop())
+			a.wires[0].link.open = func(ctx context.Context) (stream, error) { return f.dial(ctx, "", "") }
+			silence := 38500 * time.Millisecond / 9600
+			onLine := func(r call) time.Duration { // with a silence before the request and one before the answer
+				chars := 8 + 5 + map[byte]int{1: (r.quantity + 7) / 8, 3: 2 * r.quantity, 4: 2 * r.quantity}[r.fc]
+				return time.Duration(chars)*11*time.Second/9600 + 2*silence
+			}
+			f.trick = func(_ *peer, r call) bool {
+				<-time.After(onLine(r) - silence + delay) // the adapter keeps the first silence
+				return false
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			running.Go(func() { _ = a.Run(ctx, (&sink{}).accept) })
+			pass(4 * time.Second)
+			f.set(func(f *field) { f.log = nil })
+			pass(window)
+			busy := time.Duration(0)
+			for _, r := range f.calls() {
+				busy += onLine(r)
+			}
+			cancel()
+			running.Wait()
+			f.serving.Wait()
+			foretold, measured := Load(cfg), busy.Seconds()/window.Seconds()
+			if foretold < 0.9*measured || foretold > 1.1*measured || measured < 0.1 {
+				t.Errorf("with devices that take %v: foretold %.1f %%, the line is busy for %.1f %%", delay, 100*foretold, 100*measured)
+			}
+			t.Logf("devices take %v: foretold %.2f %%, measured %.2f %%", delay, 100*foretold, 100*measured)
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -233,7 +234,7 @@ func (l *link) settle(ctx context.Context) *fault {
 		return nil
 	}
 	for limit := time.Now().Add(l.cfg.Timeout); l.conn != nil; {
-		if !sleep(ctx, time.Until(l.heard.Add(l.silence))) {
+		if !l.hush(ctx) {
 			return &fault{kind: aborted, err: context.Cause(ctx)}
 		}
 		if !l.look() {
@@ -247,6 +248,18 @@ func (l *link) settle(ctx context.Context) *fault {
 		}
 	}
 	return nil
+}
+
+// hush waits until the line has been quiet for long enough, and tells whether ctx has not ended. On a serial
+// port the last part of it is left to the kernel: the runtime's timers are up to a millisecond late, which on
+// a fast line is as long as ten characters.
+func (l *link) hush(ctx context.Context) bool {
+	quiet := l.heard.Add(l.silence)
+	if _, port := l.conn.(serialPort); port && sleep(ctx, time.Until(quiet)-silenceMin) {
+		rest := unix.NsecToTimespec(int64(time.Until(quiet)))
+		_ = unix.Nanosleep(&rest, nil) // what is left after a signal, or a time that has passed, is for sleep
+	}
+	return sleep(ctx, time.Until(quiet))
 }
 
 // look takes what has come, and tells whether something has. A connection that the peer has ended is
