@@ -70,7 +70,7 @@ func (s *session) readLetter(l letter) {
 	var reply gateway.Reply
 	switch all.judge(&m, key, l.repeats, time.Now(), l.deadline) {
 	case done:
-		s.log.Debug().Str("message", m.ID).Msg("cloud-to-device message came again; it was executed before")
+		s.log.Debug().Str("message_id", m.ID).Msg("cloud-to-device message came again; it was executed before")
 		s.acknowledgeLetter(l)
 		return
 	case interrupted:
@@ -86,7 +86,7 @@ func (s *session) readLetter(l letter) {
 		}
 	}
 	if err := s.noteLetters(s.recallLetters().with(key, reply.Status)); err != nil {
-		s.log.Error().Err(err).Str("message", m.ID).Msg("the outcome of a cloud-to-device message cannot be noted")
+		s.log.Error().Err(err).Str("message_id", m.ID).Msg("the outcome of a cloud-to-device message cannot be noted")
 	}
 	s.tellOutcome(&m, reply)
 	s.acknowledgeLetter(l)
@@ -103,7 +103,7 @@ func (s *session) executeLetter(m *gateway.CloudMessage, key messageKey, deadlin
 	reply = s.pool.cfg.Message(ctx, *m)
 	if reply.Status == ackStopped {
 		if err := s.noteLetters(s.recallLetters().without(key)); err != nil {
-			s.log.Error().Err(err).Str("message", m.ID).Msg("a cloud-to-device message that was not executed will count as uncertain")
+			s.log.Error().Err(err).Str("message_id", m.ID).Msg("a cloud-to-device message that was not executed will count as uncertain")
 		}
 		return reply, false
 	}
@@ -125,7 +125,7 @@ func refusal(status int, code, text string) gateway.Reply {
 // tellOutcome logs what became of a message and reports it: MQTT has no way to refuse one (C2D-23).
 func (s *session) tellOutcome(m *gateway.CloudMessage, r gateway.Reply) {
 	if r.Status >= 300 {
-		s.log.Warn().Str("message", m.ID).Int("status", r.Status).RawJSON("outcome", r.Body).Msg("a cloud-to-device message was not executed")
+		s.log.Warn().Str("message_id", m.ID).Int("status", r.Status).RawJSON("outcome", r.Body).Msg("a cloud-to-device message was not executed")
 	}
 	if err := s.report(lastMessage, outcome(m.ID, r)); err != nil {
 		s.log.Warn().Err(err).Msg("the outcome of a cloud-to-device message cannot be reported")

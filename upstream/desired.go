@@ -80,6 +80,8 @@ func (s *session) readTwin() {
 			return
 		case err == nil && !answer.busy():
 			s.desired.read = true
+			s.reported.guess()
+			s.flushReports()
 			s.log.Warn().Int("status", answer.status).Bytes("answer", answer.body).Msg("the hub gives no twin; desired properties are not applied on this connection")
 			return
 		}

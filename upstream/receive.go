@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"fmt"
+
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	gateway "iothub-gateway"
@@ -46,9 +48,7 @@ func (s *session) answer(c gateway.Command, rid string) {
 }
 
 func (s *session) publishReply(reply gateway.Reply, rid string) {
-	token := s.client.Publish(methodReplyTopic(reply.Status, rid), 0, false, reply.Body)
-	select {
-	case <-token.Done():
-	case <-s.ctx.Done():
+	if err := s.say(methodReplyTopic(reply.Status, rid), reply.Body); err != nil {
+		s.lose(fmt.Errorf("answering: %w", err))
 	}
 }

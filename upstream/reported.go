@@ -25,7 +25,8 @@ type reported struct {
 	mu     sync.Mutex // guards the fields below
 	wanted map[string]any
 	has    map[string]any
-	size   int // of wanted
+	size   int  // of wanted
+	ready  bool // what the hub has is known, as far as it can be
 }
 
 // entrySize is what path with value takes.
@@ -57,11 +58,14 @@ func (r *reported) set(path string, value []byte) error {
 	return nil
 }
 
-// next returns a patch of what the hub does not have yet, and what it says; nil if there is nothing. A
-// large difference takes several.
+// next returns a patch of what the hub does not have yet, and what it says; nil if there is nothing, or it
+// is not known yet. A large difference takes several.
 func (r *reported) next() (patch []byte, said map[string]any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.ready {
+		return nil, nil
+	}
 	said = map[string]any{}
 	root := map[string]any{}
 	size := 0
@@ -105,6 +109,7 @@ func (r *reported) taken(said map[string]any) {
 func (r *reported) learn(section map[string]any, prefixes ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ready = true
 	if r.wanted == nil {
 		r.wanted, r.has = map[string]any{}, map[string]any{}
 	}
@@ -121,6 +126,13 @@ func (r *reported) learn(section map[string]any, prefixes ...string) {
 	for path := range r.wanted {
 		r.has[path], _ = find(section, path)
 	}
+}
+
+// guess goes on without knowing what the hub has.
+func (r *reported) guess() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ready = true
 }
 
 // says tells whether path is reported, or soon is.

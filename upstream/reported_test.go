@@ -21,7 +21,7 @@ func change(t *testing.T, r *reported, path, value string) string {
 }
 
 func TestReportedPropertiesAreSentAsDifferences(t *testing.T) {
-	r := &reported{}
+	r := &reported{ready: true}
 	for _, c := range []struct{ path, value, patch string }{
 		{"gateway.devices.boiler", `{"state":"up","error":null}`, `{"gateway":{"devices":{"boiler":{"state":"up"}}}}`},
 		{"gateway.devices.boiler", `{"state":"up"}`, ``},
@@ -40,7 +40,7 @@ func TestReportedPropertiesAreSentAsDifferences(t *testing.T) {
 }
 
 func TestWhatTheHubSaysIsNotSentAgainAndWhatHasLeftIsRemoved(t *testing.T) {
-	r := &reported{}
+	r := &reported{ready: true}
 	for path, value := range map[string]string{"gateway.devices.a": `{"state":"up"}`, "gateway.devices.b": `{"state":"up"}`, "x.y": `1`} {
 		if err := r.set(path, []byte(value)); err != nil {
 			t.Fatal(err)
@@ -62,7 +62,7 @@ func TestWhatTheHubSaysIsNotSentAgainAndWhatHasLeftIsRemoved(t *testing.T) {
 }
 
 func TestReportedPropertiesStayWithinTheLimitsOfTheHub(t *testing.T) {
-	r := &reported{}
+	r := &reported{ready: true}
 	if err := r.set("x", fmt.Appendf(nil, "%q", strings.Repeat("x", 5000))); err == nil {
 		t.Error("a value of 5000 bytes was taken")
 	}

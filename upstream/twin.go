@@ -97,7 +97,10 @@ func (s *session) ask(topic string, body []byte) (twinAnswer, error) {
 	answer := make(chan twinAnswer, 1)
 	rid := s.expectAnswer(answer)
 	defer s.forgetAnswer(rid)
-	s.client.Publish(topic+rid, 0, false, body)
+	if err := s.say(topic+rid, body); err != nil {
+		s.lose(fmt.Errorf("asking about the twin: %w", err))
+		return twinAnswer{}, err
+	}
 	timeout := time.NewTimer(twinWait)
 	defer timeout.Stop()
 	select {

@@ -103,6 +103,10 @@ func (c *Conn) fill() error {
 	if err == nil {
 		err = errors.New("the connection reads nothing")
 	}
+	if failure := c.out.failed(); failure != nil {
+		// The error of a connection that the writer has closed would pass for a close on purpose.
+		return fmt.Errorf("writing: %w", failure)
+	}
 	return err
 }
 

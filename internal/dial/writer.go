@@ -81,6 +81,13 @@ func (w *writer) send() {
 	}
 }
 
+// failed is why nothing can be sent any more; nil if all is well.
+func (w *writer) failed() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failure
+}
+
 // flush writes batch in pieces, each with a deadline of its own: on a slow line it is progress that
 // counts, not how much was handed over.
 func (w *writer) flush(batch []byte) error {

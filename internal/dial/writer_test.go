@@ -106,3 +106,22 @@ func TestClosingWaitsOnlyAMomentForAPeerThatStopsReading(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoReadsLearnsThatSendingFailedAndNotThatTheConnectionWasClosedOnPurpose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		guarded := Guard(near, time.Second, 300)
+		read := make(chan error, 1)
+		go func() {
+			_, err := guarded.Read(make([]byte, 1))
+			read <- err
+		}()
+		if _, err := guarded.Write([]byte{0xc0, 0}); err != nil { // nobody takes it
+			t.Fatal(err)
+		}
+		if err := <-read; !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+			t.Errorf("the reader hears %v", err)
+		}
+	})
+}
