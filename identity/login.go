@@ -35,6 +35,8 @@ type Login struct {
 	// Watch tells that somebody else replaces the proof before it ends: it is worth looking now and then
 	// whether another Login differs.
 	Watch bool
+	// Doubt is why the proof may be out of date, worth saying if the hub refuses it; nil if it is not.
+	Doubt error
 }
 
 // Same tells whether a connection that was made with other would gain nothing from being made again.

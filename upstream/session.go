@@ -133,6 +133,12 @@ func (l *link) failed(ctx context.Context, login identity.Login, err error) erro
 	var refused *refusedError
 	if errors.As(err, &refused) && refused.credentials() {
 		l.refusals++
+		if login.Doubt != nil {
+			err = fmt.Errorf("%w (%w)", err, login.Doubt)
+		}
+		return l.pool.clocks.explain(ctx, login, err)
+	}
+	if errors.Is(err, identity.ErrRefused) {
 		return l.pool.clocks.explain(ctx, login, err)
 	}
 	return err
