@@ -49,7 +49,7 @@ func (t *ReadyToken) Login(_ context.Context, a Attempt) (Login, error) {
 func CheckToken(token Secret, resource string) (expires time.Time, err error) {
 	fields, found := strings.CutPrefix(token.Reveal(), "SharedAccessSignature ")
 	if !found {
-		return time.Time{}, errors.New(`this is no token; keep what begins with "SharedAccessSignature sr=", to its end`)
+		return time.Time{}, errors.New("this is no token; keep what begins with the word SharedAccessSignature, to its end")
 	}
 	part := map[string]string{}
 	for field := range strings.SplitSeq(fields, "&") {

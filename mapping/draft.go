@@ -7,12 +7,14 @@ import (
 	yaml "go.yaml.in/yaml/v4"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/identity"
 )
 
 // draft is a mapping while it is read: what was understood so far, with where it stands.
 type draft struct {
 	*reader
 	hub      Hub
+	hubKeys  []keyUse
 	buffer   Buffer
 	defaults cadence
 	links    []*link // in the order of first mention
@@ -27,6 +29,13 @@ type draft struct {
 	byName    map[string]*link     // those under links
 	byAddress map[string]*link
 	owners    map[gateway.IdentityID]*owner
+
+	// What identities without a credential of their own prove themselves with; the zero node is none.
+	groupKey, enrolmentKey, policyAt node
+	group, enrolment                 identity.Ref
+	policy                           Credential
+	enrolled, module                 *owner // who has the enrolment's key, and who is the IoT Edge module
+	hostSettled, scopeSettled        bool   // said, or reported that it is not
 }
 
 // plant reads the whole file. What it returns is complete only if nothing was reported as an error.
@@ -46,7 +55,7 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	d.version(s)
 	if n, ok := s.get("hub"); ok {
 		d.readHub(n)
-	} else if !s.misspelt["hub"] {
+	} else if d.hostSettled = true; !s.misspelt["hub"] {
 		r.found(start, "E008", "hub is missing; write hub: { host: NAME.azure-devices.net }")
 	}
 	if n, ok := s.get("buffer"); ok {
@@ -90,7 +99,7 @@ func (d *draft) version(s section) {
 
 // result puts the plant together.
 func (d *draft) result() *Plant {
-	p := &Plant{Hub: d.hub, Buffer: d.buffer}
+	p := &Plant{Hub: d.hub, hubKeys: d.hubKeys, Buffer: d.buffer}
 	for _, o := range d.order {
 		p.Identities = append(p.Identities, o.identity)
 	}

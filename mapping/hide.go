@@ -22,6 +22,8 @@ var (
 	keyText = regexp.MustCompile(`[A-Za-z0-9+/]{20,}={1,2}`)
 	// accessText is the secret part of a connection string or token of the hub.
 	accessText = regexp.MustCompile(`SharedAccess[A-Za-z]*[= ]\S+`)
+	// userText is the user and password in a URL.
+	userText = regexp.MustCompile(`://[^\s/@]*@`)
 	// keyField is the name of a secret and, if one follows, the start of a reference, in a line that
 	// YAML could not read.
 	keyField = regexp.MustCompile(`(?i)(?:key|secret|password|token|signature)["']?\s*[:=]\s*(["']?(?:file|env|credential):)?`)
@@ -30,6 +32,7 @@ var (
 // hideKeys replaces what looks like a key by asterisks, one for each character.
 func hideKeys(text string) string {
 	text = keyText.ReplaceAllStringFunc(text, stars)
+	text = userText.ReplaceAllStringFunc(text, func(found string) string { return "://" + stars(found[3:len(found)-1]) + "@" })
 	return accessText.ReplaceAllStringFunc(text, func(found string) string {
 		name := strings.IndexAny(found, "= ") + 1
 		return found[:name] + stars(found[name:])
@@ -183,7 +186,8 @@ func (h *hider) mapping(n *yaml.Node, secret bool) {
 // and their misspellings.
 func secretField(key string) bool {
 	key = strings.ToLower(key)
-	return distance(key, "sas_key") <= 2 || distance(key, "private_key") <= 2
+	return key == "key" || slices.ContainsFunc([]string{"sas_key", "sas_token", "group_key", "private_key", "password"},
+		func(field string) bool { return distance(key, field) <= 2 })
 }
 
 // soundsSecret tells whether a person could have put a secret there, whether or not the key exists.

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	yaml "go.yaml.in/yaml/v4"
 )
 
 var hostText = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
@@ -13,10 +15,13 @@ func (d *draft) readHub(n node) {
 	s := n.section(inHub)
 	d.hub.Transport = "mqtt"
 	if n, ok := s.get("host"); ok {
-		d.readHost(n)
-	} else {
+		d.hub.Host, d.hub.Port = n.host("the hub's full name, such as plant7.azure-devices.net,")
+	} else if !s.has("edge") && !s.has("provisioning") {
 		s.lacks("host", "E008", "hub has no host; write host: NAME.azure-devices.net")
+		d.hostSettled = true
 	}
+	d.scopeSettled = s.misspelt["provisioning"]
+	d.hostSettled = d.hostSettled || s.has("host") || s.has("edge") || s.misspelt["host"] || s.misspelt["edge"] || d.scopeSettled
 	if n, ok := s.get("transport"); ok {
 		d.hub.Transport, _ = n.word("mqtt", "websocket")
 	}
@@ -29,22 +34,142 @@ func (d *draft) readHub(n node) {
 			d.hub.Trust = path
 		}
 	}
+	d.readWay(s)
+	d.readDefaultProofs(s)
 }
 
-// readHost takes a name or name:port. What it refuses is not repeated: it may be a connection string.
-func (d *draft) readHost(n node) {
+// readWay reads through whom the hub is reached.
+func (d *draft) readWay(s section) {
+	if n, ok := s.get("edge"); ok {
+		_, d.hub.Edge = n.word("auto")
+	}
+	if n, ok := s.get("gateway_host"); ok {
+		d.hub.GatewayHost, d.hub.GatewayPort = n.host("the name of an IoT Edge gateway")
+		if s.has("edge") {
+			n.refuse("E009", "edge: auto takes the gateway's host from the environment; drop gateway_host")
+		}
+	}
+	if n, ok := s.get("proxy"); ok {
+		d.hub.Proxy = d.readProxy(n)
+	}
+}
+
+// readProxy takes a URL, or a map of it and what the proxy asks for.
+func (d *draft) readProxy(n node) *Proxy {
+	p := &Proxy{}
+	if n.yaml.Kind != yaml.MappingNode {
+		p.Address = n.proxyAddress()
+		return p
+	}
+	s := n.section(inProxy)
+	if n, ok := s.get("url"); ok {
+		p.Address = n.proxyAddress()
+	} else {
+		s.lacks("url", "E008", "proxy has no url; write url: http://HOST:PORT")
+	}
+	if n, ok := s.get("user"); ok {
+		text, ok := n.text()
+		if ok && (!printable(text) || strings.Contains(text, ":")) {
+			n.complain("E009", "user: a name for the proxy is printable ASCII without a colon")
+		}
+		p.User = text
+	}
+	if n, ok := s.get("password"); ok {
+		p.Password = n.reference()
+		d.hubKeys = append(d.hubKeys, keyUse{string(p.Password), n.finding()})
+	}
+	switch {
+	case s.has("user") && !s.has("password"):
+		s.lacks("password", "E008", "a user of the proxy needs a password; write password: file:PATH")
+	case s.has("password") && !s.has("user"):
+		s.lacks("user", "E008", "the proxy's password needs its user; write user: NAME")
+	}
+	return p
+}
+
+// proxyAddress is the host:port of http://HOST:PORT. A URL that holds a password is not repeated.
+func (n node) proxyAddress() string {
 	text, ok := n.text()
 	if !ok {
-		return
+		return ""
 	}
-	host, port, withPort := strings.Cut(text, ":")
-	d.hub.Host = host
+	rest, isHTTP := strings.CutPrefix(text, "http://")
+	host, port, err := net.SplitHostPort(strings.TrimSuffix(rest, "/"))
+	_, usable := parsePort(port)
+	switch {
+	case strings.Contains(text, "@"):
+		n.complain("E051", "a password does not stand in the URL; write proxy: { url: http://HOST:PORT, user: NAME, password: file:PATH }")
+	case !isHTTP || err != nil || !usable || !hostText.MatchString(host) && net.ParseIP(host) == nil:
+		n.complain("E009", "%s: a proxy is spoken to in HTTP; write http://HOST:PORT", n.label)
+	default:
+		return net.JoinHostPort(host, port)
+	}
+	return ""
+}
+
+// readDefaultProofs reads what identities without a credential of their own prove themselves with.
+func (d *draft) readDefaultProofs(s section) {
+	provisioning, provisioned := s.get("provisioning")
+	if provisioned {
+		d.readProvisioning(provisioning)
+	}
+	if n, ok := s.get("sas_policy"); ok {
+		d.policyAt, d.policy = n, n.policy()
+		if d.groupKey.yaml != nil || d.enrolmentKey.yaml != nil {
+			n.refuse("E070", "sas_policy and the key of provisioning are two ways for identities without a key of their own; keep one")
+		}
+	}
+	if n, ok := s.get("edge"); ok && (d.policy.Kind != 0 || d.groupKey.yaml != nil || d.enrolmentKey.yaml != nil) {
+		n.refuse("E070", "with edge, the identity without a key of its own is the module; name the others' keys at each of them")
+	}
+}
+
+// readProvisioning reads who assigns devices to hubs.
+func (d *draft) readProvisioning(n node) {
+	s := n.section(inProvisioning)
+	p := &Provisioning{}
+	if n, ok := s.get("scope"); ok {
+		text, ok := n.text()
+		if ok && !hostText.MatchString(text) {
+			n.complain("E009", "scope: %s is no id scope; copy it from the provisioning service, such as 0ne00A1B2C3", quote(text))
+		}
+		p.Scope = text
+	} else {
+		s.lacks("scope", "E008", "provisioning has no scope; write scope: ID_SCOPE, such as 0ne00A1B2C3")
+	}
+	if n, ok := s.get("host"); ok {
+		var port int
+		if p.Host, port = n.host("the service's name, such as plant7.azure-devices-provisioning.net,"); port != 0 {
+			p.Host = net.JoinHostPort(p.Host, strconv.Itoa(port))
+		}
+	}
+	if n, ok := s.get("group_key"); ok {
+		d.groupKey, d.group = n, n.reference()
+	}
+	if n, ok := s.get("key"); ok {
+		d.enrolmentKey, d.enrolment = n, n.reference()
+		if s.has("group_key") {
+			n.refuse("E070", "key is of one enrolment and group_key of a group; keep one")
+		}
+	}
+	d.hub.Provisioning = p
+}
+
+// host takes a name or name:port; what is of which. What it refuses is not repeated: it may be a
+// connection string.
+func (n node) host(what string) (host string, port int) {
+	text, ok := n.text()
+	if !ok {
+		return "", 0
+	}
+	host, number, withPort := strings.Cut(text, ":")
 	if withPort {
-		d.hub.Port, _ = parsePort(port)
+		port, _ = parsePort(number)
 	}
-	if !hostText.MatchString(host) || withPort && d.hub.Port == 0 {
-		n.complain("E009", "host takes the hub's full name, such as plant7.azure-devices.net, or name:port; no URL and no connection string")
+	if !hostText.MatchString(host) || withPort && port == 0 {
+		n.complain("E009", "%s takes %s or name:port; no URL and no connection string", n.label, what)
 	}
+	return host, port
 }
 
 // parsePort reads a TCP port, 1 to 65535.

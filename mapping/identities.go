@@ -14,8 +14,7 @@ import (
 type owner struct {
 	identity Identity
 	first    node // where it is mentioned first
-	key      node // its sas_key; the zero node if none was seen
-	misspelt bool // a sas_key was seen, but misspelt
+	proof    proof
 	fields   map[string]*point
 	methods  map[string]node
 	property map[string]node
@@ -42,14 +41,11 @@ func (d *draft) readIdentity(s section) (id gateway.IdentityID, local bool) {
 		return "", local
 	}
 	part := n.section(inIdentity)
-	o := d.owner(part)
+	o, proof := d.owner(part), d.readProof(part)
 	if o == nil {
-		if key, ok := part.get("sas_key"); ok {
-			key.reference()
-		}
 		return "", local
 	}
-	o.claim(part)
+	o.claim(part, proof)
 	return o.identity.ID, false
 }
 
@@ -105,17 +101,16 @@ func (n node) hubID() (string, bool) {
 }
 
 // claim takes over what one device says about its identity.
-func (o *owner) claim(s section) {
-	if n, ok := s.get("sas_key"); ok {
-		ref := n.reference()
-		if o.key.yaml != nil {
-			n.refuse("E070", "the key of %s is given on line %d already; credentials stand at one of its devices only", o.identity.ID, o.key.at.line)
-		} else {
-			o.key, o.identity.Key = n, ref
-			o.identity.written = n.finding()
-		}
+func (o *owner) claim(s section, p proof) {
+	switch {
+	case p.at.yaml != nil && o.proof.at.yaml != nil:
+		p.at.refuse("E070", "the key of %s is given on line %d already; credentials stand at one of its devices only", o.identity.ID, o.proof.at.at.line)
+	case p.at.yaml != nil:
+		p.misspelt = p.misspelt || o.proof.misspelt
+		o.proof = p
+	default:
+		o.proof.misspelt = o.proof.misspelt || p.misspelt
 	}
-	o.misspelt = o.misspelt || s.misspelt["sas_key"]
 	if n, ok := s.get("properties"); ok {
 		o.readProperties(n)
 	}
@@ -170,13 +165,4 @@ func (o *owner) readProperties(n node) {
 // printable tells whether text is printable ASCII (D2C-14).
 func printable(text string) bool {
 	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
-}
-
-// checkOwners wants one credential for each identity.
-func (d *draft) checkOwners() {
-	for _, o := range d.order {
-		if o.key.yaml == nil && !o.misspelt {
-			o.first.lacks("E072", "%s has no key; write sas_key: file:PATH at one of its devices", o.identity.ID)
-		}
-	}
 }

@@ -6,6 +6,9 @@ type place string
 const (
 	atTop           place = "mapping"
 	inHub           place = "hub"
+	inProxy         place = "proxy"
+	inProvisioning  place = "provisioning of the hub"
+	inPolicy        place = "sas_policy"
 	inBuffer        place = "buffer"
 	inBatch         place = "batch"
 	inDefaults      place = "defaults"
@@ -17,6 +20,7 @@ const (
 	inLimits        place = "limits"
 	inDevice        place = "device"
 	inIdentity      place = "identity"
+	inProvisioned   place = "provisioning of an identity"
 	inModbus        place = "modbus"
 	inCoAP          place = "coap"
 	inProfile       place = "profile"
@@ -32,7 +36,7 @@ const (
 // places lists every place, in the order of the file.
 func places() []place {
 	return []place{
-		atTop, inHub, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inRS485, inListener, inLimits, inDevice, inIdentity, inModbus, inCoAP,
+		atTop, inHub, inProxy, inProvisioning, inPolicy, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inRS485, inListener, inLimits, inDevice, inIdentity, inProvisioned, inModbus, inCoAP,
 		inPoint, inLinear, inRange, inWrite, inMethod, inProfile, inProfileModbus, inProfileCoAP,
 	}
 }
@@ -44,7 +48,15 @@ func (p place) keys() []string {
 	case atTop:
 		return []string{"version", "hub", "buffer", "defaults", "links", "listeners", "devices", "profiles"}
 	case inHub:
-		return []string{"host", "trust", "transport"}
+		return []string{"host", "trust", "transport", "gateway_host", "proxy", "edge", "provisioning", "sas_policy"}
+	case inProxy:
+		return []string{"url", "user", "password"}
+	case inProvisioning:
+		return []string{"scope", "host", "group_key", "key"}
+	case inPolicy:
+		return []string{"name", "key"}
+	case inProvisioned:
+		return []string{"id", "key"}
 	case inBuffer:
 		return []string{"max_size", "max_age", "when_full", "lane_max_size", "batch", "drain_rate", "live_share"}
 	case inBatch:
@@ -67,7 +79,7 @@ func (p place) keys() []string {
 			"poll", "publish", "offline",
 		}
 	case inIdentity:
-		return []string{"device", "module", "sas_key", "properties"}
+		return append([]string{"device", "module", "properties"}, credentialKeys()...)
 	case inModbus:
 		return append([]string{"link", "unit", "addressing", "order", "gap", "max_read", "max_write", "even"}, linkKeys()...)
 	case inRS485:

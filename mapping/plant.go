@@ -19,11 +19,13 @@ type Plant struct {
 	Points     []gateway.Point  // the northbound halves, in the order of the file
 	Methods    []gateway.Method // in the order of the file
 	linkKeys   []keyUse         // the private keys of Links
+	hubKeys    []keyUse         // the proxy's password
 }
 
 // Hub is the IoT Hub that the plant reports to.
 type Hub struct {
-	// Host is the hub's full name, which user names and tokens carry.
+	// Host is the hub's full name, which user names and tokens carry; "" if a provisioning service or
+	// IoT Edge says it.
 	Host string
 	// Port is the TCP port; 0 means the transport's own (8883, or 443 over WebSocket).
 	Port int
@@ -31,14 +33,35 @@ type Hub struct {
 	Transport string
 	// Trust is a file of PEM certificates that sign the hub's; "" means the system's.
 	Trust string
+	// GatewayHost is the IoT Edge gateway to connect to instead of the hub, and GatewayPort its port (0
+	// means the transport's own); "" is none.
+	GatewayHost string
+	GatewayPort int
+	Proxy       *Proxy // nil: none
+	// Edge takes host, gateway host and one identity from the environment of an IoT Edge module.
+	Edge bool
+	// Provisioning assigns devices to hubs; nil if none is provisioned.
+	Provisioning *Provisioning
+}
+
+// Proxy is an HTTP proxy on the way to the hub.
+type Proxy struct {
+	Address  string       // host:port
+	User     string       // "" if it asks for nobody
+	Password identity.Ref // of User
+}
+
+// Provisioning is a Device Provisioning Service.
+type Provisioning struct {
+	Host  string // its name; "" is that of the public cloud
+	Scope string // id scope
 }
 
 // Identity is a hub identity with its credential.
 type Identity struct {
 	gateway.Identity
-	// Key refers to the shared access key; where it comes from, never the key itself.
-	Key identity.Ref
-	// written is where the file names the key, without a message.
+	Credential
+	// written is where the file names the credential, without a message.
 	written Finding
 }
 

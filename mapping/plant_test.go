@@ -67,7 +67,7 @@ func describe(plant *Plant) string {
 	fmt.Fprintf(&b, "hub %+v\n", plant.Hub)
 	fmt.Fprintf(&b, "buffer %+v\n", plant.Buffer)
 	for _, id := range plant.Identities {
-		fmt.Fprintf(&b, "identity %s key %s %v\n", id.ID, id.Key, id.Properties)
+		fmt.Fprintf(&b, "identity %s %+v %v\n", id.ID, id.Credential, id.Properties)
 	}
 	for _, d := range plant.Devices {
 		fmt.Fprintf(&b, "device %+v\n", d)

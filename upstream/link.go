@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/identity"
 )
 
 const (
@@ -28,7 +29,11 @@ type LinkStats struct {
 	Repeated  uint64    // messages sent again after a loss
 	Acked     uint64    // messages that the hub acknowledged
 	Dead      uint64    // messages that the hub never takes: they are dead letters
-	LastError string    // why the last connection ended or failed, or why the lane cannot go on; "" if all is well
+	// Hub, Account and Expires are of the proof of the present connection, or of the last: which hub took
+	// it, what that calls the identity, and until when it holds if somebody has to replace it (else zero).
+	Hub, Account string
+	Expires      time.Time
+	LastError    string // why the last connection ended or failed, or why the lane cannot go on; "" if all is well
 }
 
 // link is one identity's place in the pool: it outlives connections.
@@ -61,6 +66,9 @@ type link struct {
 	connects  uint64
 	lastError string
 	told      string // the reason that has been logged
+	hub       string // these three are LinkStats'
+	account   string
+	expires   time.Time
 }
 
 // keep holds the connection up until ctx ends. When to try again is decided in retry.go.
@@ -132,7 +140,7 @@ func (l *link) dispatch(f func()) bool {
 	return true
 }
 
-func (l *link) noteConnected() {
+func (l *link) noteConnected(by identity.Login) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	event := l.log.Info()
@@ -145,6 +153,10 @@ func (l *link) noteConnected() {
 	event.Msg("connected to the hub")
 	l.up, l.since = true, time.Now()
 	l.connects++
+	l.hub, l.account, l.expires = by.Hub, by.ClientID, time.Time{}
+	if by.Watch {
+		l.expires = by.Expires
+	}
 	if l.state != StateConflict {
 		l.state, l.lastError, l.told = StateConnected, "", ""
 	}
@@ -198,6 +210,7 @@ func (l *link) stats() LinkStats {
 	}
 	return LinkStats{
 		Identity: l.member.ID, State: l.state, Connected: l.up, Since: l.since, Connects: l.connects, LastError: l.lastError,
+		Hub: l.hub, Account: l.account, Expires: l.expires,
 		Sent: l.sent.Load(), Repeated: l.repeated.Load(), Acked: l.received.Load(), Dead: l.dead.Load(),
 	}
 }

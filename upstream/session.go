@@ -99,7 +99,7 @@ func (l *link) serve(ctx context.Context, place *attempt) ending {
 	}
 	l.refusals, l.failures = 0, 0
 	defer s.client.Disconnect(disconnectWait)
-	l.noteConnected()
+	l.noteConnected(s.login)
 	s.resume()
 	defer s.current.Store(nil)
 	since, before := time.Now(), l.received.Load()

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
@@ -92,9 +95,27 @@ func reportFindings(w io.Writer, path string, plant *mapping.Plant, findings map
 		fmt.Fprintf(w, "%s: %s, %s; nothing was started\n", path, count(wrong, "error"), count(doubtful, "warning"))
 		return &failure{code: exitFailed}
 	}
-	fmt.Fprintf(w, "%s: good: %s, %s, %s; %s\n", path, count(len(plant.Identities), "identity"),
+	fmt.Fprintf(w, "%s: good: %s, %s, %s; %s\n", path, identitiesBy(plant),
 		count(len(plant.Devices), "device"), count(len(plant.Points), "point"), count(doubtful, "warning"))
 	return nil
+}
+
+// identitiesBy counts identities and says how they prove themselves: "3 identities (2 by device key, 1 by
+// certificate)".
+func identitiesBy(plant *mapping.Plant) string {
+	by := map[mapping.CredentialKind]int{}
+	for _, id := range plant.Identities {
+		by[id.Kind]++
+	}
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(by)) {
+		parts = append(parts, fmt.Sprintf("%d by %s", by[kind], kind))
+	}
+	text := count(len(plant.Identities), "identity")
+	if len(parts) > 0 {
+		text += " (" + strings.Join(parts, ", ") + ")"
+	}
+	return text
 }
 
 func reportJSON(w io.Writer, findings mapping.Findings) error {

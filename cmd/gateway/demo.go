@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -139,6 +140,8 @@ func (d *demo) build(name string) error {
 	level := zerolog.WarnLevel
 	log := newLogger(d.io.err, level)
 	var err error
+	// Neither proxy nor gateway nor provisioning service stands between the two simulators.
+	d.plant.Hub = mapping.Hub{Host: cmp.Or(d.plant.Hub.Host, "localhost"), Transport: d.plant.Hub.Transport}
 	if d.hub, err = hubsim.New(hubsim.Config{HostName: d.plant.Hub.Host, Log: log}); err != nil {
 		return err
 	}
@@ -154,7 +157,7 @@ func (d *demo) build(name string) error {
 			return err
 		}
 		keys[id.ID] = identity.NewSecret(key)
-		replaced.AppendRow(table.Row{fmt.Sprintf("key of %s: %s", id.ID, id.Key), "a key made by the simulator"})
+		replaced.AppendRow(table.Row{fmt.Sprintf("%s of %s: %s", id.Kind, id.ID, cmp.Or(id.Key, "of the runtime")), "a key made by the simulator"})
 	}
 	for i, link := range d.plant.Links {
 		address := d.devices.Addr(link.Name)
@@ -167,7 +170,7 @@ func (d *demo) build(name string) error {
 		address = d.hub.HTTPSAddr()
 	}
 	d.service, err = newService(serviceConfig{
-		plant: d.plant, mappingPath: name, stateDir: d.dir, hubAddress: address, roots: d.hub.CAPool(),
+		plant: d.plant, mappingPath: name, stateDir: d.dir, address: func(string, int) string { return address }, roots: d.hub.CAPool(),
 		keys:  func(id mapping.Identity) (identity.Secret, error) { return keys[id.ID], nil },
 		psk:   func(mapping.Listener) func(string) ([]byte, bool) { return psks.find },
 		drain: drainTime, clock: newClock(true), log: log,

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
+	"iothub-gateway/identity"
 	"iothub-gateway/mapping"
 )
 
@@ -289,6 +292,12 @@ func registerPlant(w io.Writer, hub *hubsim.Hub, plant *mapping.Plant, mappingPa
 	secrets := secretSource(mappingPath)
 	for _, id := range plant.Identities {
 		device, module := id.ID.Device(), id.ID.Module()
+		if id.Kind != mapping.DeviceKey || id.Registration != "" {
+			if err := registerOther(w, hub, id, secrets); err != nil {
+				return err
+			}
+			continue
+		}
 		if key, err := secrets.Resolve(id.Key); err == nil {
 			if err := hub.RegisterWithKey(device, module, key.Reveal()); err != nil {
 				return err
@@ -311,6 +320,27 @@ func registerPlant(w io.Writer, hub *hubsim.Hub, plant *mapping.Plant, mappingPa
 			return fmt.Errorf("key of %s: %w", id.ID, err)
 		}
 	}
+	return nil
+}
+
+// registerOther makes an identity known that does not prove itself with a key of its own. Of those that
+// this hub cannot prove by itself, w gets a line that says what is missing.
+func registerOther(w io.Writer, hub *hubsim.Hub, id mapping.Identity, secrets identity.Source) error {
+	device, module := id.ID.Device(), id.ID.Module()
+	if id.Kind == mapping.Certificate && id.Registration == "" {
+		pair, err := secrets.KeyPair(id.Certificate, id.Key)
+		if err == nil {
+			sum := sha256.Sum256(pair.Leaf.Raw)
+			_, err = hub.RegisterWith(device, module, hubsim.Credential{Thumbprint: hex.EncodeToString(sum[:])})
+			return err
+		}
+		fmt.Fprintf(w, "%s is not registered, because its certificate cannot be read: %v\n", id.ID, err)
+		return nil
+	}
+	if _, err := hub.Register(device, module); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "%s is registered; it proves itself by %s, which is not of this hub: to run the gateway against it, give it a sas_key\n", id.ID, id.Kind)
 	return nil
 }
 

@@ -80,8 +80,8 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	}
 	service, err := newService(serviceConfig{
 		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, clock: newClock(o.trustClock), log: o.log,
-		keys: func(id mapping.Identity) (identity.Secret, error) { return secrets.Resolve(id.Key) },
-		psk:  func(l mapping.Listener) func(string) ([]byte, bool) { return secrets.PSK(l.PSKDir) },
+		secrets: secrets,
+		psk:     func(l mapping.Listener) func(string) ([]byte, bool) { return secrets.PSK(l.PSKDir) },
 	})
 	if err != nil {
 		return err

@@ -4,14 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"maps"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -24,24 +19,27 @@ import (
 	"iothub-gateway/buffer"
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/control"
-	"iothub-gateway/internal/dial"
 	"iothub-gateway/mapping"
 	"iothub-gateway/upstream"
 )
 
-const (
-	tokenLife = time.Hour  // what Microsoft's own SDKs use (CON-49)
-	maxPacket = 320 * 1024 // the hub's largest message and its topic
-)
+// maxPacket is the hub's largest message and its topic.
+const maxPacket = 320 * 1024
 
 // serviceConfig is what a gateway is made of, once the mapping has been checked.
 type serviceConfig struct {
 	plant       *mapping.Plant
 	mappingPath string
 	stateDir    string
-	hubAddress  string // host:port to connect to; "" follows the mapping
-	roots       *x509.CertPool
-	keys        func(mapping.Identity) (identity.Secret, error)
+	// address is hubWay's: where the server called host is; nil follows the mapping.
+	address func(host string, port int) string
+	roots   *x509.CertPool
+	// secrets finds keys and certificates. If keys is set, each identity proves itself with the device key
+	// that it returns instead.
+	secrets identity.Source
+	keys    func(mapping.Identity) (identity.Secret, error)
+	// environment is that of an IoT Edge module; nil is os.LookupEnv.
+	environment func(name string) (string, bool)
 	// psk finds the keys of a listener's devices.
 	psk func(mapping.Listener) func(identity string) ([]byte, bool)
 	// drain is how long stopping waits for the queue to run empty; 0 only for what is in flight.
@@ -53,6 +51,7 @@ type serviceConfig struct {
 // service is a running gateway: field side, bridge, queue and upstream, wired by hand.
 type service struct {
 	cfg       serviceConfig
+	way       *hubWay
 	queue     *buffer.Queue
 	state     *buffer.State
 	links     []*modbus.Adapter                 // in the order of the plant's Links
@@ -69,7 +68,7 @@ type service struct {
 
 // newService opens the queue and builds every part; nothing runs yet. Close it if Run is not called.
 func newService(cfg serviceConfig) (*service, error) {
-	credentials, err := credentialsOf(cfg)
+	way, err := newHubWay(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +77,13 @@ func newService(cfg serviceConfig) (*service, error) {
 		return nil, err
 	}
 	cfg.clock.recall(state)
-	s := &service{cfg: cfg, queue: queue, state: state, started: time.Now()}
+	s := &service{cfg: cfg, way: way, queue: queue, state: state, started: time.Now()}
 	s.stopping, s.stopCommands = context.WithCancel(context.Background())
 	s.warnOfOrphans()
+	credentials, err := s.credentials()
+	if err != nil {
+		return nil, errors.Join(err, s.closeStore())
+	}
 	if s.devices, err = s.buildAdapters(); err != nil {
 		return nil, errors.Join(err, s.closeStore())
 	}
@@ -96,7 +99,7 @@ func newService(cfg serviceConfig) (*service, error) {
 		Device: func(id gateway.PointID) bridge.Device { return s.devices[id] },
 	})
 	s.pool = upstream.NewPool(upstream.Config{
-		Dial: hubDialer(cfg), Log: cfg.log,
+		Dial: way.toHub, ServerTime: way.time, Log: cfg.log,
 		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
 	}, members, func(ctx context.Context, c gateway.Command) gateway.Reply {
 		ctx, cancel := context.WithCancel(ctx)
@@ -152,73 +155,6 @@ func (s *service) buildAdapters() (map[gateway.PointID]bridge.Device, error) {
 		}
 	}
 	return devices, nil
-}
-
-// credentialsOf reads every identity's key and reports all that are missing at once.
-func credentialsOf(cfg serviceConfig) ([]upstream.Credential, error) {
-	var all []upstream.Credential
-	var errs []error
-	for _, id := range cfg.plant.Identities {
-		key, err := cfg.keys(id)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("identity %s: %w", id.ID, err))
-			continue
-		}
-		sas, err := identity.NewSAS(cfg.plant.Hub.Host, id.ID, key, tokenLife)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		all = append(all, sas)
-	}
-	return all, errors.Join(errs...)
-}
-
-// hubDialer opens connections to the plant's hub.
-func hubDialer(cfg serviceConfig) func(context.Context, identity.Login) (*dial.Conn, error) {
-	hub := cfg.plant.Hub
-	webSocket := hub.Transport == "websocket"
-	address := cfg.hubAddress
-	if address == "" {
-		port := hub.Port
-		switch {
-		case port != 0:
-		case webSocket:
-			port = 443
-		default:
-			port = 8883
-		}
-		address = net.JoinHostPort(hub.Host, strconv.Itoa(port))
-	}
-	target := dial.Config{
-		Address: address, ServerName: hub.Host, Roots: cfg.roots, WebSocket: webSocket,
-		WriteTimeout: upstream.DefaultWriteTimeout, MaxPacket: maxPacket,
-	}
-	return func(ctx context.Context, to identity.Login) (*dial.Conn, error) {
-		target := target
-		target.Certificate = to.Certificate
-		return dial.Hub(ctx, target)
-	}
-}
-
-// trustedRoots reads the mapping's hub.trust; nil means the system's certificates.
-func trustedRoots(hub mapping.Hub, dir string) (*x509.CertPool, error) {
-	if hub.Trust == "" {
-		return nil, nil
-	}
-	path := strings.TrimPrefix(hub.Trust, "file:")
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("hub.trust: %w; put the certificate of the hub's authority there", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("hub.trust: %s holds no PEM certificate", path)
-	}
-	return pool, nil
 }
 
 // Run works until ctx ends, then stops in the reverse of the order things flow up: adapters first, the
@@ -323,14 +259,14 @@ func (s *service) undelivered() (n int64) {
 func (s *service) Status() control.Status {
 	queue := s.queue.Stats()
 	page := control.Status{
-		Mapping: s.cfg.mappingPath, Hub: s.cfg.plant.Hub.Host, PID: os.Getpid(), Started: s.started,
+		Mapping: s.cfg.mappingPath, Hub: s.way.host(), PID: os.Getpid(), Started: s.started,
 		Queue: queueStatus(s.queue, queue, s.queueDir()),
 	}
 	page.Queue.Clock = s.cfg.clock.Synchrony()
 	for _, link := range s.pool.Stats() {
 		lane := queue.Lanes[link.Identity]
 		page.Identities = append(page.Identities, control.IdentityStatus{
-			Identity: string(link.Identity), Connected: link.Connected, Since: link.Since, LastError: link.LastError,
+			Identity: string(link.Identity), Proof: s.proofOf(link), Connected: link.Connected, Since: link.Since, LastError: link.LastError,
 			Acked: link.Acked, Repeated: link.Repeated, Waiting: lane.Entries, Oldest: lane.Oldest,
 		})
 	}

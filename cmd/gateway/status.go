@@ -83,13 +83,13 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	}
 	fmt.Fprintln(w)
 
-	t := newTable(w, "identity", "hub", "for", "waiting", "oldest", "delivered", "repeated", "last error")
+	t := newTable(w, "identity", "proof", "hub", "for", "waiting", "oldest", "delivered", "repeated", "last error")
 	for _, id := range page.Identities {
 		state := "connected"
 		if !id.Connected {
 			state = "offline"
 		}
-		t.AppendRow(table.Row{id.Identity, state, since(id.Since, now), id.Waiting, since(id.Oldest, now), id.Acked, id.Repeated, id.LastError})
+		t.AppendRow(table.Row{id.Identity, id.Proof, state, since(id.Since, now), id.Waiting, since(id.Oldest, now), id.Acked, id.Repeated, id.LastError})
 	}
 	t.Render()
 	fmt.Fprintln(w)

@@ -36,6 +36,7 @@ type QueueStatus struct {
 // IdentityStatus is one identity's connection and lane.
 type IdentityStatus struct {
 	Identity  string    `json:"identity"`
+	Proof     string    `json:"proof"` // how it proves itself, where, and until when if somebody must see to that
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"`
 	Waiting   int64     `json:"waiting"` // entries in its lane

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/identity"
+	"iothub-gateway/mapping"
+	"iothub-gateway/upstream"
+)
+
+// tokenLife is how long a token holds that the gateway signs: what Microsoft's own SDKs use (CON-49).
+const tokenLife = time.Hour
+
+// credentials are how every identity of the plant proves itself. The error names all that cannot.
+func (s *service) credentials() ([]upstream.Credential, error) {
+	var all []upstream.Credential
+	var errs []error
+	for _, id := range s.cfg.plant.Identities {
+		credential, err := s.credential(id)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		all = append(all, credential)
+	}
+	return all, errors.Join(errs...)
+}
+
+// credential is how one identity proves itself.
+func (s *service) credential(id mapping.Identity) (upstream.Credential, error) {
+	host, secrets := s.way.host(), s.cfg.secrets
+	if s.cfg.keys != nil {
+		key, err := s.cfg.keys(id)
+		if err != nil {
+			return nil, fmt.Errorf("identity %s: %w", id.ID, err)
+		}
+		return identity.NewSAS(host, id.ID, key, tokenLife)
+	}
+	load := func() (tls.Certificate, error) { return secrets.KeyPair(id.Certificate, id.Key) }
+	read := func() (identity.Secret, error) { return secrets.Resolve(id.Key) }
+	if id.Registration != "" {
+		return s.provisioned(id, load, read), nil
+	}
+	switch id.Kind {
+	case mapping.EdgeModule:
+		return s.way.edge.Credential(tokenLife)
+	case mapping.Certificate:
+		return identity.NewX509(host, id.ID, load), nil
+	case mapping.ReadyToken:
+		return identity.NewReadyToken(host, id.ID, read), nil
+	}
+	key, err := read()
+	if err != nil {
+		return nil, fmt.Errorf("identity %s: %w", id.ID, err)
+	}
+	if id.Kind == mapping.PolicyKey {
+		return identity.NewPolicySAS(host, id.ID, identity.Policy{Name: id.Policy, Key: key}, tokenLife)
+	}
+	return identity.NewSAS(host, id.ID, key, tokenLife)
+}
+
+// provisioned is the credential of a device that a service assigns to a hub.
+func (s *service) provisioned(id mapping.Identity, load func() (tls.Certificate, error), read func() (identity.Secret, error)) upstream.Credential {
+	by := s.cfg.plant.Hub.Provisioning
+	cfg := identity.ProvisioningConfig{
+		ID: id.ID, Host: cmp.Or(by.Host, identity.ProvisioningHost), Scope: by.Scope, Registration: id.Registration,
+		Life: tokenLife, State: s.state, Dial: s.way.toService,
+	}
+	if id.Kind == mapping.Certificate {
+		cfg.Load = load
+	} else {
+		cfg.Key, cfg.Group = read, id.Kind == mapping.GroupKey
+	}
+	return identity.NewProvisioned(cfg)
+}
+
+// proofOf says in a few words how an identity proves itself, to which hub if that is not the mapping's,
+// and until when, if somebody has to see to that.
+func (s *service) proofOf(link upstream.LinkStats) string {
+	text := ""
+	for _, id := range s.cfg.plant.Identities {
+		if id.ID == link.Identity {
+			text = id.Kind.String()
+		}
+	}
+	if link.Hub != "" && link.Hub != s.way.host() {
+		text += " at " + link.Hub
+	}
+	if link.Account != "" && gateway.IdentityID(link.Account) != link.Identity {
+		text += " as " + link.Account
+	}
+	if !link.Expires.IsZero() {
+		text += " until " + link.Expires.UTC().Format("2006-01-02 15:04")
+	}
+	return text
+}
