@@ -70,6 +70,7 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	h.routeAzure(mux)
 	h.routeOwn(mux)
 	h.routeProvisioning(mux)
+	h.routeWeb(mux)
 	mux.HandleFunc("GET /hubsim/messages/stream", h.streamMessages)
 	mux.HandleFunc("GET /hubsim/ca.pem", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/x-pem-file")
@@ -79,6 +80,10 @@ func (h *Hub) handler(ctx context.Context) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
 			http.Error(w, "a WebSocket is at /$iothub/websocket", http.StatusBadRequest) // CON-9
+			return
+		}
+		if r.URL.Path == "/" {
+			http.Redirect(w, r, "/ui/", http.StatusSeeOther)
 			return
 		}
 		http.NotFound(w, r)
