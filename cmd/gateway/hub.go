@@ -40,6 +40,7 @@ A first round, in a second terminal beside 'gateway hubsim' or 'gateway demo':
   gateway hub call dev1 reboot '{"delay": 5}'        a direct method, and its answer
   gateway hub twin patch dev1 '{"interval": 10}'     desired properties
   gateway hub send dev1 'open the valve'             a cloud-to-device message
+  gateway hub page                                   all of this in a browser
 
 Of a real hub, watch, send and faults are not to be had over HTTPS: they say what to use instead.
 Completion knows the hub's devices: source <(gateway completion bash), or zsh, or fish.
@@ -52,7 +53,7 @@ have been executed, 4 the hub knows no such device, module or enrolment.`,
 	f.Lookup("connection-string").DefValue = ""
 	f.BoolVar(&o.asJSON, "json", false, "print JSON for programs")
 	c.AddCommand(hubDevicesCommand(io, o), hubConnectionStringCommand(io, o), hubTokenCommand(io, o), hubCallCommand(io, o),
-		hubTwinCommand(io, o), hubSendCommand(io, o), hubWatchCommand(io, o), hubFaultsCommand(io, o))
+		hubTwinCommand(io, o), hubSendCommand(io, o), hubWatchCommand(io, o), hubFaultsCommand(io, o), hubPageCommand(io, o))
 	return group(c)
 }
 

@@ -158,6 +158,13 @@ func TestWhatARealHubDoesNotHaveIsSaidInOneSentence(t *testing.T) {
 	}
 }
 
+func TestThePageIsTheSimulators(t *testing.T) {
+	hub := simulatedHub(t)
+	hubLine(t, "", "page").wants(t, 0, hub.PageURL())
+	hubLine(t, "", "page", "--json").wants(t, 0, `"page": "`+hub.PageURL()+`"`)
+	hubLine(t, "", "--connection-string", "HostName=x", "page").wants(t, 1, "Azure portal")
+}
+
 func TestWithoutAHubTheRemedyIsNamed(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	if err := os.Unsetenv(connectionStringVariable); err != nil {

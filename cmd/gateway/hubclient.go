@@ -33,6 +33,7 @@ type simulator struct {
 	MQTT             string `json:"mqtt"`
 	CA               string `json:"ca"` // PEM
 	ConnectionString string `json:"connection_string"`
+	Page             string `json:"page"` // the web face, with its key
 	// Methods are those of the mapping that the simulator was started with: for completion.
 	Methods map[gateway.IdentityID][]string `json:"methods,omitempty"`
 }

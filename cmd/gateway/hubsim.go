@@ -209,6 +209,7 @@ func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
 	} else {
 		t.AppendRow(table.Row{"certificate to trust", "https://" + hub.HTTPSAddr() + "/hubsim/ca.pem"})
 	}
+	t.AppendRow(table.Row{"in a browser", hub.PageURL()})
 	t.AppendRow(table.Row{"see what arrives with", "gateway hub watch"})
 	t.AppendRow(table.Row{"call a method with", "gateway hub call DEVICE METHOD JSON"})
 	t.Render()
@@ -277,8 +278,8 @@ func noteOf(hub *hubsim.Hub, plant *mapping.Plant) simulator {
 		}
 	}
 	return simulator{
-		Methods: methods,
-		PID:     os.Getpid(), URL: "https://" + hub.HTTPSAddr(), MQTT: hub.MQTTAddr(),
+		Methods: methods, Page: hub.PageURL(),
+		PID: os.Getpid(), URL: "https://" + hub.HTTPSAddr(), MQTT: hub.MQTTAddr(),
 		CA: string(hub.CAPEM()), ConnectionString: hub.ServiceConnectionString(),
 	}
 }

@@ -19,7 +19,7 @@ const dirty = (form) => [...form.elements].some((e) => e.defaultValue !== undefi
 
 const events = {
   row: (data) => put(piece(data), (row) => document.getElementById('rows').append(row)),
-  gone: (data) => document.getElementById('row ' + data)?.remove(),
+  gone: (data) => document.getElementById('row-' + data)?.remove(),
   message: (data) => put(piece(data), (message) => {
     const list = document.getElementById('messages')
     list.prepend(message)
