@@ -21,7 +21,7 @@ PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 	/usr/bin/python3=python3 /usr/lib/python3/dist-packages/paho/mqtt/client.py=python3-paho-mqtt
 
 # What reads bytes of strangers: PACKAGE/TARGET.
-FUZZ := $(addprefix hubsim/,FuzzPacketReader FuzzTopics FuzzBag FuzzParseToken FuzzParseUserName FuzzReportedPatch) \
+FUZZ := $(addprefix hubsim/,FuzzPacketReader FuzzTopics FuzzBag FuzzParseToken FuzzParseUserName FuzzReportedPatch FuzzQuery) \
 	$(addprefix adapters/modbus/,FuzzDecode FuzzWrite) mapping/FuzzLocate
 FUZZTIME ?= 10s
 

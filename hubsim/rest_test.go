@@ -22,7 +22,9 @@ type rest struct {
 	hub    *testHub
 	client *http.Client
 	token  string
-	match  string // If-Match, left out if empty
+	match  string            // If-Match, left out if empty
+	send   map[string]string // further headers
+	got    http.Header       // of the last answer
 }
 
 func (h *testHub) rest(t *testing.T) *rest {
@@ -44,11 +46,15 @@ func (r *rest) do(method, path, body string) (status int, code, answer string) {
 	if r.match != "" {
 		request.Header.Set("If-Match", r.match)
 	}
+	for name, value := range r.send {
+		request.Header.Set(name, value)
+	}
 	response, err := r.client.Do(request)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer response.Body.Close()
+	r.got = response.Header
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		r.t.Fatal(err)
