@@ -17,7 +17,7 @@ export CGO_ENABLED ?= 1
 # What the tests need beside Go: COMMAND=PACKAGE or FILE=PACKAGE of Debian.
 PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 	/usr/include/stdio.h=libc6-dev /usr/include/modbus/modbus.h=libmodbus-dev socat=socat \
-	coap-client-openssl=libcoap3-bin \
+	coap-client-openssl=libcoap3-bin chromium=chromium \
 	/usr/bin/python3=python3 /usr/lib/python3/dist-packages/paho/mqtt/client.py=python3-paho-mqtt
 
 # What reads bytes of strangers: PACKAGE/TARGET.
