@@ -36,6 +36,9 @@ type device struct {
 	partial bool
 	profile node // the profile's name; the zero node without one
 	methods []gateway.Method
+
+	desired  []gateway.Desired
+	messages []gateway.MessageRule
 }
 
 // linkName is the name of the device's link or listener.
@@ -79,6 +82,7 @@ func (d *draft) readDevice(f field) *device {
 	if n, ok := s.get("methods"); ok {
 		d.readMethods(n, dev)
 	}
+	d.readCommands(s, dev)
 	if dev.reports {
 		dev.report()
 	} else {

@@ -20,6 +20,7 @@ type draft struct {
 	links    []*link // in the order of first mention
 	profiles map[string]*profile
 	devices  []*device
+	gateway  gateway.IdentityID
 	order    []*owner // in the order of first mention
 	points   int      // of all devices so far
 	most     int      // points that are read
@@ -78,6 +79,9 @@ func (r *reader) plant(root *yaml.Node, most int) *Plant {
 	} else if !s.misspelt["devices"] {
 		r.found(start, "E008", "devices is missing; without a device there is nothing to do")
 	}
+	if n, ok := s.get("gateway"); ok {
+		d.readGateway(n)
+	}
 	d.checkOwners()
 	d.checkOverlaps()
 	d.checkLinks()
@@ -99,7 +103,7 @@ func (d *draft) version(s section) {
 
 // result puts the plant together.
 func (d *draft) result() *Plant {
-	p := &Plant{Hub: d.hub, hubKeys: d.hubKeys, Buffer: d.buffer}
+	p := &Plant{Hub: d.hub, hubKeys: d.hubKeys, Buffer: d.buffer, Gateway: d.gateway}
 	for _, o := range d.order {
 		p.Identities = append(p.Identities, o.identity)
 	}
@@ -122,6 +126,8 @@ func (d *draft) result() *Plant {
 			p.Points = append(p.Points, pt.north)
 		}
 		p.Methods = append(p.Methods, dev.methods...)
+		p.Desired = append(p.Desired, dev.desired...)
+		p.Messages = append(p.Messages, dev.messages...)
 	}
 	return p
 }

@@ -18,6 +18,10 @@ type owner struct {
 	fields   map[string]*point
 	methods  map[string]node
 	property map[string]node
+	desired  map[string]node           // by path
+	messages map[gateway.Property]node // by what they fit
+	will     node                      // the zero node if none was seen
+	model    node
 }
 
 // readIdentity says whose a device's points are. "" is nobody: the device is local, or it is not said
@@ -70,6 +74,7 @@ func (d *draft) owner(s section) *owner {
 		o = &owner{
 			first:  s.node,
 			fields: map[string]*point{}, methods: map[string]node{}, property: map[string]node{},
+			desired: map[string]node{}, messages: map[gateway.Property]node{},
 		}
 		o.identity.ID = key
 		d.owners[key] = o
@@ -114,6 +119,7 @@ func (o *owner) claim(s section, p proof) {
 	if n, ok := s.get("properties"); ok {
 		o.readProperties(n)
 	}
+	o.claimTwin(s)
 }
 
 // reference is where a secret is kept. What it refuses is never repeated (MAP-65).

@@ -31,13 +31,17 @@ const (
 	inRange         place = "range"
 	inWrite         place = "write"
 	inMethod        place = "method"
+	inDesired       place = "desired property"
+	inMessage       place = "message"
+	inWhen          place = "when"
+	inGateway       place = "gateway"
 )
 
 // places lists every place, in the order of the file.
 func places() []place {
 	return []place{
-		atTop, inHub, inProxy, inProvisioning, inPolicy, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inRS485, inListener, inLimits, inDevice, inIdentity, inProvisioned, inModbus, inCoAP,
-		inPoint, inLinear, inRange, inWrite, inMethod, inProfile, inProfileModbus, inProfileCoAP,
+		atTop, inHub, inProxy, inProvisioning, inPolicy, inGateway, inBuffer, inBatch, inDefaults, inPublish, inOffline, inLink, inRS485, inListener, inLimits, inDevice, inIdentity, inProvisioned, inModbus, inCoAP,
+		inPoint, inLinear, inRange, inWrite, inMethod, inDesired, inMessage, inWhen, inProfile, inProfileModbus, inProfileCoAP,
 	}
 }
 
@@ -46,7 +50,7 @@ func places() []place {
 func (p place) keys() []string {
 	switch p {
 	case atTop:
-		return []string{"version", "hub", "buffer", "defaults", "links", "listeners", "devices", "profiles"}
+		return []string{"version", "hub", "gateway", "buffer", "defaults", "links", "listeners", "devices", "profiles"}
 	case inHub:
 		return []string{"host", "trust", "transport", "gateway_host", "proxy", "edge", "provisioning", "sas_policy"}
 	case inProxy:
@@ -75,11 +79,11 @@ func (p place) keys() []string {
 		return []string{"body", "rate", "sessions", "idle"}
 	case inDevice:
 		return []string{
-			"identity", "profile", "modbus", "coap", "points", "methods", "local", "override", "only", "except",
+			"identity", "profile", "modbus", "coap", "points", "methods", "desired", "messages", "local", "override", "only", "except",
 			"poll", "publish", "offline",
 		}
 	case inIdentity:
-		return append([]string{"device", "module", "properties"}, credentialKeys()...)
+		return append([]string{"device", "module", "properties", "will", "model_id"}, credentialKeys()...)
 	case inModbus:
 		return append([]string{"link", "unit", "addressing", "order", "gap", "max_read", "max_write", "even"}, linkKeys()...)
 	case inRS485:
@@ -104,7 +108,15 @@ func (p place) keys() []string {
 	case inWrite:
 		return []string{"min", "max", "enum", "confirm", "persist", "rate"}
 	case inMethod:
-		return []string{"write", "from", "value", "read", "timeout"}
+		return []string{"write", "from", "value", "read", "timeout", "deliver", "expires"}
+	case inDesired:
+		return []string{"write", "apply"}
+	case inMessage:
+		return []string{"when", "write", "from", "value", "deliver", "expires"}
+	case inWhen:
+		return []string{"property", "equals"}
+	case inGateway:
+		return []string{"identity"}
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (n node) target(dev *device) *point {
 }
 
 func (s section) readingMethod(read node, dev *device, m *gateway.Method) {
-	for _, key := range []string{"from", "value"} {
+	for _, key := range []string{"from", "value", "deliver", "expires"} {
 		if n, ok := s.get(key); ok {
 			n.refuse("E165", "%s is for methods that write; drop it", key)
 		}
@@ -97,29 +97,70 @@ func (s section) readingMethod(read node, dev *device, m *gateway.Method) {
 	}
 }
 
+// writingMethod reads what a method writes.
 func (s section) writingMethod(write node, dev *device, m *gateway.Method) {
+	w := s.writing(write, dev, "method "+quote(m.Name))
+	m.Write, m.From, m.Value = w.point, w.from, w.value
+	m.Queued = s.queued()
+}
+
+// writing is what a method or message rule writes.
+type writing struct {
+	point gateway.PointID
+	from  string
+	value *gateway.Value
+}
+
+// writing reads which point is written, and with what; what is the method or rule, in a sentence.
+func (s section) writing(write node, dev *device, what string) (w writing) {
 	p := write.target(dev)
 	from, byField := s.get("from")
 	value, constant := s.get("value")
 	switch {
 	case byField && constant:
-		value.refuse("E162", "method %s takes its value from %s but also has value: %s; keep one", quote(m.Name), quote(from.yaml.Value), quote(value.yaml.Value))
+		value.refuse("E162", "%s takes its value from %s but also has value: %s; keep one", what, quote(from.yaml.Value), quote(value.yaml.Value))
 	case byField:
-		m.From, _ = from.text()
+		w.from, _ = from.text()
 	case !constant && !s.misspelt["from"]:
-		s.lacks("value", "E162", "method %s does not say what it writes; add from: FIELD of the payload, or value: CONSTANT", quote(m.Name))
+		s.lacks("value", "E162", "%s does not say what it writes; add from: FIELD of the payload, or value: CONSTANT", what)
 	}
-	if p == nil {
-		return
+	if p == nil || !p.writable(write, what) {
+		return w
 	}
-	m.Write = p.north.ID
-	if p.sound && p.north.Write == nil {
-		write.complain("E160", "method %s writes %s (line %d), which has no write; add write: to the point", quote(m.Name), quote(p.name), p.key.line)
-		return
-	}
+	w.point = p.north.ID
 	if constant && !byField && p.sound {
-		m.Value = p.constant(value)
+		w.value = p.constant(value)
 	}
+	return w
+}
+
+// writable wants a point that the cloud may write.
+func (p *point) writable(write node, what string) bool {
+	if p.sound && p.north.Write == nil {
+		write.complain("E160", "%s writes %s (line %d), which has no write; add write: to the point", what, quote(p.name), p.key.line)
+		return false
+	}
+	return true
+}
+
+// queued reads for how long a write waits for its device; 0 is now or never.
+func (s section) queued() time.Duration {
+	deliver, given := s.get("deliver")
+	expires, limited := s.get("expires")
+	word := "now"
+	if given {
+		word, _ = deliver.word("now", "queued")
+	}
+	switch {
+	case word == "now" && limited:
+		expires.refuse("E166", "expires is for what waits for its device; add deliver: queued, or drop expires")
+	case word == "queued" && !limited && !s.misspelt["expires"]:
+		deliver.complain("E166", "deliver: queued does not say until when the write makes sense; add expires: 1h")
+	case word == "queued" && limited:
+		d, _ := expires.duration(time.Second, longest)
+		return d
+	}
+	return 0
 }
 
 // constant is a value that a method always writes: one that the point may be given.

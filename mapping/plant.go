@@ -18,8 +18,12 @@ type Plant struct {
 	Listeners  []Listener       // the southbound halves of what reports by itself, in the order of the file
 	Points     []gateway.Point  // the northbound halves, in the order of the file
 	Methods    []gateway.Method // in the order of the file
-	linkKeys   []keyUse         // the private keys of Links
-	hubKeys    []keyUse         // the proxy's password
+	Desired    []gateway.Desired
+	Messages   []gateway.MessageRule
+	// Gateway is the identity that reports how the gateway is doing; "" if there is none.
+	Gateway  gateway.IdentityID
+	linkKeys []keyUse // the private keys of Links
+	hubKeys  []keyUse // the proxy's password
 }
 
 // Hub is the IoT Hub that the plant reports to.
@@ -61,6 +65,10 @@ type Provisioning struct {
 type Identity struct {
 	gateway.Identity
 	Credential
+	// Will is the body, JSON, of the message that the hub sends when the connection is lost; nil: none.
+	Will []byte
+	// ModelID names the identity's Plug and Play model; "" if it has none.
+	ModelID string
 	// written is where the file names the credential, without a message.
 	written Finding
 }

@@ -1,0 +1,60 @@
+package mapping
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	gateway "iothub-gateway"
+)
+
+func TestWhatTheCloudMayDoIsReadFromTheMapping(t *testing.T) {
+	plant := good(t, `gateway: { identity: { device: gw, sas_key: env:GW_KEY } }
+devices:
+  boiler:
+    identity:
+      device: boiler-plc
+      sas_key: env:KEY
+      will: { state: lost, by: gateway }
+      model_id: dtmi:com:example:Boiler_2;1
+    modbus: { tcp: h:502, unit: 1, addressing: zero }
+    points:
+      setpoint: { at: holding 1, type: int16, unit: Cel, write: { min: 30, max: 85 } }
+      mode:     { at: holding 2, type: uint16, enum: { 0: stop, 1: run }, write: true }
+      lamp:     { at: coil 1, write: true }
+    methods:
+      tonight: { write: setpoint, from: value, deliver: queued, expires: 8h }
+      now:     { write: setpoint, from: value, deliver: now }
+    desired:
+      heating.setpoint: { write: setpoint }
+      mode:             { write: mode, apply: always }
+    messages:
+      - { when: { property: command, equals: mode }, write: mode, from: mode, deliver: queued, expires: 2d }
+      - { when: { property: command, equals: lamp }, write: lamp, value: true }
+      - { write: setpoint, from: value }
+`)
+	const boiler = gateway.IdentityID("boiler-plc")
+	command := func(value string) gateway.Property { return gateway.Property{Name: "command", Value: value} }
+	lit := gateway.BoolValue(true)
+	same := cmp.Comparer(func(a, b gateway.Value) bool { return a == b })
+	for _, c := range []struct{ what, diff string }{
+		{"desired", cmp.Diff([]gateway.Desired{
+			{Identity: boiler, Path: "heating.setpoint", Write: "boiler/setpoint"}, {Identity: boiler, Path: "mode", Write: "boiler/mode", Always: true},
+		}, plant.Desired)},
+		{"messages", cmp.Diff([]gateway.MessageRule{
+			{Identity: boiler, When: command("mode"), Write: "boiler/mode", From: "mode", Queued: 48 * time.Hour},
+			{Identity: boiler, When: command("lamp"), Write: "boiler/lamp", Value: &lit},
+			{Identity: boiler, Write: "boiler/setpoint", From: "value"},
+		}, plant.Messages, same)},
+		{"waiting", cmp.Diff([]time.Duration{8 * time.Hour, 0}, []time.Duration{plant.Methods[0].Queued, plant.Methods[1].Queued})},
+		{"will", cmp.Diff(`{"by":"gateway","state":"lost"}`, string(plant.Identities[0].Will))},
+		{"model", cmp.Diff("dtmi:com:example:Boiler_2;1", plant.Identities[0].ModelID)},
+		{"gateway", cmp.Diff(gateway.IdentityID("gw"), plant.Gateway)},
+		{"identities", cmp.Diff([]gateway.IdentityID{boiler, "gw"}, []gateway.IdentityID{plant.Identities[0].ID, plant.Identities[1].ID})},
+	} {
+		if c.diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, c.diff)
+		}
+	}
+}
