@@ -152,7 +152,7 @@ func (s section) queued() time.Duration {
 		word, _ = deliver.word("now", "queued")
 	}
 	switch {
-	case word == "now" && limited:
+	case word == "now" && limited && !s.misspelt["deliver"]:
 		expires.refuse("E166", "expires is for what waits for its device; add deliver: queued, or drop expires")
 	case word == "queued" && !limited && !s.misspelt["expires"]:
 		deliver.complain("E166", "deliver: queued does not say until when the write makes sense; add expires: 1h")

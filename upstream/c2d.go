@@ -127,13 +127,14 @@ func (s *session) tellOutcome(m *gateway.CloudMessage, r gateway.Reply) {
 	if r.Status >= 300 {
 		s.log.Warn().Str("message_id", m.ID).Int("status", r.Status).RawJSON("outcome", r.Body).Msg("a cloud-to-device message was not executed")
 	}
-	if err := s.report(lastMessage, outcome(m.ID, r)); err != nil {
+	if err := s.report(lastMessage, Outcome(m.ID, r)); err != nil {
 		s.log.Warn().Err(err).Msg("the outcome of a cloud-to-device message cannot be reported")
 	}
 }
 
-// outcome is the reported property about a message or method: {"id","status", and the body's members}.
-func outcome(id string, r gateway.Reply) []byte {
+// Outcome is what is reported of a message, or of a command that waited: its id or name, the reply's status,
+// the time, and what the reply's body says of point, written, waiting, expires, error, code and exception.
+func Outcome(id string, r gateway.Reply) []byte {
 	object := map[string]any{}
 	_ = json.Unmarshal(r.Body, &object) // the bodies are ours
 	whole := map[string]any{"id": id, "status": r.Status, "t": time.Now().UTC().Format(creationTimeFormat)}

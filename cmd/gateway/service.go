@@ -58,6 +58,7 @@ type service struct {
 	listeners []*coap.Adapter                   // in the order of its Listeners
 	devices   map[gateway.PointID]bridge.Device // who serves each point
 	up        *bridge.Up
+	down      *bridge.Down
 	pool      *upstream.Pool
 	started   time.Time
 	rates     rates
@@ -91,22 +92,14 @@ func newService(cfg serviceConfig) (*service, error) {
 	var members []upstream.Member
 	for i, id := range cfg.plant.Identities {
 		identities = append(identities, id.Identity)
-		members = append(members, upstream.Member{ID: id.ID, Credential: credentials[i], Lane: queue.Lane(id.ID)})
+		members = append(members, s.member(id, credentials[i]))
 	}
 	s.up = bridge.NewUp(cfg.plant.Points, identities, queue)
-	down := bridge.NewDown(bridge.DownConfig{
-		Points: cfg.plant.Points, Methods: cfg.plant.Methods,
-		Device: func(id gateway.PointID) bridge.Device { return s.devices[id] },
-	})
+	s.down = s.newDown()
 	s.pool = upstream.NewPool(upstream.Config{
-		Dial: way.toHub, ServerTime: way.time, Log: cfg.log,
+		Dial: way.toHub, ServerTime: way.time, State: state, Message: s.message, Desired: s.desired, Log: cfg.log,
 		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
-	}, members, func(ctx context.Context, c gateway.Command) gateway.Reply {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(s.stopping, cancel)()
-		return down.Handle(ctx, c)
-	})
+	}, members, s.method)
 	return s, nil
 }
 
@@ -162,7 +155,8 @@ func (s *service) buildAdapters() (map[gateway.PointID]bridge.Device, error) {
 func (s *service) Run(ctx context.Context, extra ...task) error {
 	tasks := []task{{"queue", s.queue.Run}, {"clock", func(ctx context.Context) error { return s.cfg.clock.remember(ctx, s.state) }}}
 	tasks = append(tasks, extra...)
-	tasks = append(tasks, task{"upstream", s.pool.Run}, task{"drain", s.drain}, task{"adapters", s.poll})
+	tasks = append(tasks, task{"upstream", s.pool.Run}, task{"drain", s.drain}, task{"health", newHealth(s).Run},
+		task{"adapters", s.poll}, task{"commands that wait", s.down.Run})
 	return errors.Join(together(ctx, tasks...), s.closeStore())
 }
 

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	gateway "iothub-gateway"
+	"iothub-gateway/internal/control"
+)
+
+const (
+	healthEvery = 5 * time.Second
+	// A device's health is reported when its state or error changes, but not more often than healthPause,
+	// and at least every healthRefresh while it is up.
+	healthPause   = 30 * time.Second
+	healthRefresh = time.Hour
+	// fleetEvery is how often the gateway's own identity sends a message; its reported properties follow
+	// changes at healthPause.
+	fleetEvery = 5 * time.Minute
+	// longestReason is how much of an error is reported, in bytes.
+	longestReason = 500
+
+	deviceHealth = "gateway.devices."
+	fleetHealth  = "gateway.fleet"
+)
+
+// reportedHealth is what was reported of a device last.
+type reportedHealth struct {
+	state, error string
+	lastGood     time.Time
+	at           time.Time
+}
+
+// due tells whether the state d at now is worth a report.
+func (s reportedHealth) due(d control.DeviceStatus, now time.Time) bool {
+	switch age := now.Sub(s.at); {
+	case s.at.IsZero():
+		return true
+	case age < healthPause:
+		return false
+	case s.state != d.State || s.error != d.Error:
+		return true
+	default:
+		return age >= healthRefresh && !d.LastGood.Equal(s.lastGood)
+	}
+}
+
+// health reports how the devices behind each identity are, and, if the mapping has an identity for the
+// gateway, how all of it is.
+type health struct {
+	s     *service
+	owner map[string]gateway.IdentityID // by the device's name
+	said  map[string]reportedHealth
+	fleet reportedHealth // what was reported of the fleet, in error
+	sent  time.Time      // the fleet's message
+}
+
+func newHealth(s *service) *health {
+	h := &health{s: s, owner: map[string]gateway.IdentityID{}, said: map[string]reportedHealth{}}
+	for _, d := range s.cfg.plant.Devices {
+		if d.Identity != "" {
+			h.owner[d.Name] = d.Identity
+		}
+	}
+	return h
+}
+
+// Run looks around until ctx ends.
+func (h *health) Run(ctx context.Context) error {
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	for {
+		page := h.s.Status()
+		now := time.Now()
+		h.devices(page.Devices, now)
+		if id := h.s.cfg.plant.Gateway; id != "" {
+			h.whole(ctx, id, fleetOf(page), now)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// devices reports the devices that have changed. One that is back gets the desired properties that wait
+// for it.
+func (h *health) devices(all []control.DeviceStatus, now time.Time) {
+	for _, d := range all {
+		id, ok := h.owner[d.Device]
+		was := h.said[d.Device]
+		d.Error = shortened(d.Error)
+		if !ok || !was.due(d, now) {
+			continue
+		}
+		h.said[d.Device] = reportedHealth{d.State, d.Error, d.LastGood, now}
+		h.s.report(id, deviceHealth+strings.ReplaceAll(d.Device, ".", "-"), healthText(d))
+		if was.state == "down" && d.State == "up" {
+			h.s.pool.Refresh(id)
+		}
+	}
+}
+
+// healthText is a device's health as it is reported; what is not known is left out.
+func healthText(d control.DeviceStatus) []byte {
+	text, err := json.Marshal(struct {
+		State    string    `json:"state"`
+		LastGood time.Time `json:"lastGood,omitzero"`
+		Error    string    `json:"error,omitempty"`
+	}{d.State, d.LastGood.UTC().Truncate(time.Second), d.Error})
+	if err != nil {
+		return []byte(`null`)
+	}
+	return text
+}
+
+func shortened(reason string) string {
+	if len(reason) <= longestReason {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:longestReason], "") + "..."
+}
+
+// fleet is how the whole gateway is doing.
+type fleet struct {
+	Identities int       `json:"identities"`
+	Connected  int       `json:"connected"`
+	Devices    int       `json:"devices"`
+	Offline    int       `json:"devicesOffline"`
+	Waiting    int64     `json:"messagesWaiting"`
+	Bytes      int64     `json:"bytesWaiting"`
+	Oldest     time.Time `json:"oldestWaiting,omitzero"`
+	Dropped    uint64    `json:"messagesDropped"`
+	Queue      string    `json:"queue"`
+	Started    time.Time `json:"started"`
+}
+
+func fleetOf(page control.Status) fleet {
+	f := fleet{
+		Identities: len(page.Identities), Devices: len(page.Devices), Started: page.Started.UTC().Truncate(time.Second),
+		Waiting: page.Queue.Entries, Bytes: page.Queue.Bytes, Dropped: page.Queue.Dropped, Queue: page.Queue.State,
+	}
+	for _, id := range page.Identities {
+		if id.Connected {
+			f.Connected++
+		}
+		if !id.Oldest.IsZero() && (f.Oldest.IsZero() || id.Oldest.Before(f.Oldest)) {
+			f.Oldest = id.Oldest.UTC().Truncate(time.Second)
+		}
+	}
+	for _, d := range page.Devices {
+		if d.State == "down" {
+			f.Offline++
+		}
+	}
+	return f
+}
+
+// whole reports the fleet: what counts in the twin when it changes, all of it as a message now and then.
+func (h *health) whole(ctx context.Context, id gateway.IdentityID, f fleet, now time.Time) {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return
+	}
+	if f.Connected > 0 && now.Sub(h.sent) >= fleetEvery {
+		h.sent = now
+		if err := h.s.queue.Put(ctx, gateway.Telemetry{Identity: id, Body: text, Properties: h.properties(id), Created: now}); err != nil && ctx.Err() == nil {
+			h.s.cfg.log.Warn().Err(err).Msg("the gateway's own message cannot be queued")
+		}
+	}
+	f.Waiting, f.Bytes, f.Oldest = 0, 0, time.Time{} // these change all the time: they are in the message
+	counts, err := json.Marshal(f)
+	if now := (control.DeviceStatus{Error: string(counts)}); err == nil && h.fleet.due(now, time.Now()) {
+		h.fleet = reportedHealth{error: string(counts), at: time.Now()}
+		h.s.report(id, fleetHealth, text)
+	}
+}
+
+// properties are what every message of the identity carries.
+func (h *health) properties(id gateway.IdentityID) []gateway.Property {
+	for _, i := range h.s.cfg.plant.Identities {
+		if i.ID == id {
+			return i.Properties
+		}
+	}
+	return nil
+}
