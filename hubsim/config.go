@@ -19,6 +19,9 @@ type Config struct {
 	Dir string
 	// MQTT and HTTPS are listen addresses, such as "127.0.0.1:8883"; "" is "127.0.0.1:0".
 	MQTT, HTTPS string
+	// WorkloadSocket is where IoT Edge's workload API is served: the path of a unix socket, readable by its
+	// user only. "" is nowhere.
+	WorkloadSocket string
 	// MaxStored bounds the bytes of stored messages; 0 is 256 MiB. The oldest go first, a block of at
 	// most a sixteenth of the bound at a time; the newest block stays. The log says when that begins.
 	MaxStored int64

@@ -32,6 +32,7 @@ type Hub struct {
 	limits      *limiter     // nil without limits
 	mqtt        net.Listener // plain; TLS is on top of it
 	https       net.Listener
+	workload    net.Listener // of IoT Edge's workload API; nil without a socket
 	tls         *tls.Config
 	lock        *os.File // holds Dir, nil in memory
 	// tap, unless nil, stands between a session and its connection: tests listen in.
@@ -128,7 +129,10 @@ func (h *Hub) bindListeners() error {
 	if h.mqtt, err = net.Listen("tcp", h.cfg.MQTT); err != nil {
 		return err
 	}
-	h.https, err = net.Listen("tcp", h.cfg.HTTPS)
+	if h.https, err = net.Listen("tcp", h.cfg.HTTPS); err != nil || h.cfg.WorkloadSocket == "" {
+		return err
+	}
+	h.workload, err = listenWorkload(h.cfg.WorkloadSocket)
 	return err
 }
 
@@ -149,7 +153,7 @@ func lockDir(dir string) (*os.File, error) {
 
 // release lets go of what open took.
 func (h *Hub) release() {
-	for _, l := range []net.Listener{h.mqtt, h.https} {
+	for _, l := range []net.Listener{h.mqtt, h.https, h.workload} {
 		if l != nil {
 			_ = l.Close()
 		}
@@ -189,11 +193,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	})
 	doors.Go(func() { h.watchClock(ctx) })
 	doors.Go(func() { h.listen(ctx) })
-	doors.Go(func() {
-		if err := h.serveHTTPS(ctx); err != nil {
-			stop(&fatal{fmt.Errorf("hubsim: %s: %w", h.HTTPSAddr(), err)})
-		}
-	})
+	for address, serve := range h.servers() {
+		doors.Go(func() {
+			if err := serve(ctx); err != nil {
+				stop(&fatal{fmt.Errorf("hubsim: %s: %w", address, err)})
+			}
+		})
+	}
 	h.log.Info().Str("mqtt", h.MQTTAddr()).Str("https", h.HTTPSAddr()).Msg("hub is up")
 	doors.Wait()
 	h.sessions.Wait()
@@ -205,6 +211,15 @@ func (h *Hub) Run(ctx context.Context) error {
 		return bad.error
 	}
 	return nil
+}
+
+// servers are what serves HTTP, by address.
+func (h *Hub) servers() map[string]func(context.Context) error {
+	all := map[string]func(context.Context) error{h.HTTPSAddr(): h.serveHTTPS}
+	if h.workload != nil {
+		all[h.cfg.WorkloadSocket] = func(ctx context.Context) error { return h.serve(ctx, h.workload, h.workloadHandler()) }
+	}
+	return all
 }
 
 // fatal is what ends Run other than its ctx.

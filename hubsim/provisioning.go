@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -119,15 +118,13 @@ func random(n int) []byte {
 // IDScope names the hub's provisioning service in user names and tokens (DPS-2, DPS-3).
 func (h *Hub) IDScope() string { return h.provisioner.scope }
 
-// AssignedName is what the provisioning service calls this hub towards devices: its name, with the port of
-// MQTT if the name means this machine and the port is not 8883, so that they find it.
+// AssignedName is what the provisioning service calls this hub towards devices: its name, or if that means
+// this machine where they find it, with the port of MQTT unless it is 8883.
 func (h *Hub) AssignedName() string {
-	name := hostOnly(h.cfg.HostName)
-	_, port, err := net.SplitHostPort(h.MQTTAddr())
-	if err != nil || port == "8883" || !answersTo("localhost", name) {
+	if name := hostOnly(h.cfg.HostName); !answersTo("localhost", name) {
 		return name
 	}
-	return net.JoinHostPort(name, port)
+	return h.reach()
 }
 
 // isCalled tells whether name, with any port, is this hub's.

@@ -27,11 +27,16 @@ const (
 // endpoint answers a REST request: a value to be written as JSON, or an error.
 type endpoint func(r *http.Request) (any, error)
 
-// serveHTTPS serves REST and WebSocket until ctx ends and every connection is closed.
+// serveHTTPS serves REST and WebSocket until ctx ends.
 func (h *Hub) serveHTTPS(ctx context.Context) error {
+	return h.serve(ctx, tls.NewListener(h.https, h.tls), h.handler(ctx))
+}
+
+// serve serves HTTP until ctx ends and every connection is closed.
+func (h *Hub) serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 	var conns sync.WaitGroup
 	server := &http.Server{
-		Handler:           h.handler(ctx),
+		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: firstPacketLimit, IdleTimeout: 2 * time.Minute,
 		ErrorLog: log.New(h.log, "", 0),
@@ -53,7 +58,7 @@ func (h *Hub) serveHTTPS(ctx context.Context) error {
 			_ = server.Close()
 		}
 	})()
-	err := server.Serve(tls.NewListener(h.https, h.tls))
+	err := server.Serve(l)
 	if !errors.Is(err, http.ErrServerClosed) {
 		_ = server.Close()
 		conns.Wait()

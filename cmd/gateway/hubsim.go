@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,6 +60,9 @@ What to point where:
 With --mapping it registers every identity of a mapping and writes its key where the mapping's file:
 reference points, if no file is there yet.
 
+With --workload-socket it also takes the place of the IoT Edge runtime: a program that is started with the
+environment it prints is a module.
+
 The service side wants a token too. Faults are set over it, for instance the next 3 PUBACKs of dev1 lost:
 
   curl --cacert ca.pem -H "Authorization: $(gateway hub token --service)" \
@@ -68,7 +72,8 @@ docs/hubsim.md has every path, fault and setting; docs/hub-conformance.md what t
 clause by clause; docs/commissioning.md a whole plant.`,
 		Example: `  gateway hubsim --device dev1 --device dev1/camera
   gateway hubsim --mapping mapping.yaml --dir ./hub
-  gateway hubsim --in-memory --tier S1`,
+  gateway hubsim --in-memory --tier S1
+  gateway hubsim --device edge1/gateway --workload-socket /tmp/workload.sock`,
 		Args: words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return o.run(c.Context(), std, c.Flags().Changed("mqtt"))
@@ -81,6 +86,7 @@ clause by clause; docs/commissioning.md a whole plant.`,
 	f.StringVar(&o.MQTT, "mqtt", "127.0.0.1:8883", "address for devices")
 	f.StringVar(&o.HTTPS, "https", "127.0.0.1:8443", "address for applications and WebSocket devices")
 	f.StringArrayVar(&o.devices, "device", nil, "register this DEVICE or DEVICE/MODULE and print its connection string; may be repeated")
+	f.StringVar(&o.WorkloadSocket, "workload-socket", "", "serve IoT Edge's workload API on this unix socket, and print the environment of each module that --device or --mapping names")
 	f.StringVar(&o.mapping, "mapping", "", "register the identities of this mapping")
 	f.StringVar(&o.deviceCA, "device-ca", "", "PEM file of authorities whose certificates prove devices registered with x509ca")
 	f.DurationVar(&o.ExpiryGrace, "token-grace", 10*time.Minute, "how long a connection outlives its token")
@@ -119,6 +125,9 @@ func (o *hubsimOptions) run(ctx context.Context, std streams, mqttGiven bool) er
 	}
 	defer remove()
 	o.show(std.out, hub, strs)
+	if err := o.showEnvironments(std, hub, plant); err != nil {
+		return err
+	}
 	return hub.Run(ctx)
 }
 
@@ -219,6 +228,37 @@ func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
 	for _, s := range strs {
 		fmt.Fprintln(w, s)
 	}
+}
+
+// showEnvironments prints what the IoT Edge runtime would set for each module that the command line or the
+// mapping, which may be nil, names.
+func (o *hubsimOptions) showEnvironments(std streams, hub *hubsim.Hub, plant *mapping.Plant) error {
+	if o.WorkloadSocket == "" {
+		return nil
+	}
+	names := slices.Clone(o.devices)
+	if plant != nil {
+		for _, id := range plant.Identities {
+			names = append(names, string(id.ID))
+		}
+	}
+	shown := 0
+	for _, name := range names {
+		device, module, isModule := strings.Cut(name, "/")
+		if !isModule {
+			continue
+		}
+		lines, err := hub.Environment(device, module)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(std.out, "\nEnvironment of %s as a module of IoT Edge:\n%s\n", name, strings.Join(lines, "\n"))
+		shown++
+	}
+	if shown == 0 {
+		fmt.Fprintln(std.err, "the workload API is for modules: name one with --device DEVICE/MODULE to see its environment")
+	}
+	return nil
 }
 
 // deviceConnectionString is what an SDK wants to know (CON-8) about a DEVICE or DEVICE/MODULE of the hub
