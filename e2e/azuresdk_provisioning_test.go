@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -39,7 +40,9 @@ type provisionOutcome struct {
 // runNode runs a script of azure-sdk to its end and decodes what it prints.
 func runNode(t *testing.T, into any, environment []string, script string, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "node", append([]string{script}, args...)...)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", append([]string{script}, args...)...)
 	cmd.Dir = "azure-sdk"
 	cmd.Env = append(os.Environ(), environment...)
 	var said transcript

@@ -20,7 +20,7 @@ async function step (name, what) {
 
 async function all (query) {
   const found = []
-  while (query.hasMoreResults) found.push(...(await query.next()).responseBody)
+  while (query.hasMoreResults) found.push(...(await query.next(query.continuationToken)).responseBody)
   return found
 }
 
