@@ -38,6 +38,7 @@ type hubPlan struct {
 // hubPlace is what it answers: where it is. Then it answers each further line with the bytes it holds.
 type hubPlace struct {
 	Address string
+	CA      []byte // of a hub, PEM
 	Held    int64
 }
 
@@ -57,7 +58,7 @@ func serveHub(in *json.Decoder, out *json.Encoder) error {
 		}
 	}
 	stop := background(hub.Run)
-	return errors.Join(tellHeld(in, out, hubPlace{Address: hub.MQTTAddr()}), stop())
+	return errors.Join(tellHeld(in, out, hubPlace{Address: hub.MQTTAddr(), CA: hub.CAPEM()}), stop())
 }
 
 // serveBare is the least that can hold a TLS connection: it answers what comes with a fixed CONNACK, and
@@ -131,42 +132,55 @@ func selfSigned() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// server is a child process that devices connect to.
+// child is a process of this program in another role.
+type child struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+// startChild runs a role, tells it the plan, and reads what it answers into place.
+func startChild(ctx context.Context, role string, plan, place any) (c child, err error) {
+	c.cmd = exec.CommandContext(ctx, os.Args[0])
+	c.cmd.Env, c.cmd.Stderr = append(os.Environ(), childRole+"="+role), os.Stderr
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return c, err
+	}
+	output, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return c, err
+	}
+	c.out = json.NewDecoder(bufio.NewReader(output))
+	if err := c.cmd.Start(); err != nil {
+		return c, err
+	}
+	return c, errors.Join(json.NewEncoder(c.in).Encode(plan), c.out.Decode(place))
+}
+
+// stop ends the child, which ends with its input.
+func (c child) stop() error { return errors.Join(c.in.Close(), c.cmd.Wait()) }
+
+// server is a child that devices connect to.
 type server struct {
 	hubPlace
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	out   *json.Decoder
+	child
+	keys  []string
 	login [][]byte // the CONNECT of each device
 }
 
 // startServer runs a child, "hub" or "bare server", that knows n devices.
 func startServer(ctx context.Context, role string, n int) (s *server, err error) {
-	var plan hubPlan
 	s = &server{}
 	for i := range n {
 		key := fmt.Sprintf("%048d", i) // 36 bytes in base64
-		plan.Keys = append(plan.Keys, key)
 		login, err := connectOf(deviceName(i), key)
 		if err != nil {
 			return nil, err
 		}
-		s.login = append(s.login, login)
+		s.keys, s.login = append(s.keys, key), append(s.login, login)
 	}
-	s.cmd = exec.CommandContext(ctx, os.Args[0])
-	s.cmd.Env, s.cmd.Stderr = append(os.Environ(), childRole+"="+role), os.Stderr
-	if s.in, err = s.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	output, err := s.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	s.out = json.NewDecoder(bufio.NewReader(output))
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	return s, errors.Join(json.NewEncoder(s.in).Encode(plan), s.out.Decode(&s.hubPlace))
+	s.child, err = startChild(ctx, role, hubPlan{Keys: s.keys}, &s.hubPlace)
+	return s, err
 }
 
 // held asks how many bytes the server holds.
@@ -174,7 +188,5 @@ func (s *server) held() (int64, error) {
 	err := errors.Join(json.NewEncoder(s.in).Encode(true), s.out.Decode(&s.hubPlace))
 	return s.Held, err
 }
-
-func (s *server) stop() error { return errors.Join(s.in.Close(), s.cmd.Wait()) }
 
 func deviceName(i int) string { return fmt.Sprintf("dev%04d", i) }

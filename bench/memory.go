@@ -24,7 +24,7 @@ import (
 )
 
 // childRole tells a child process of this program what to be: clients, "product" or "bare"; servers, "hub"
-// or "bare server"; or "depth".
+// or "bare server"; "depth"; or "devices".
 const childRole = "BENCH_CHILD"
 
 // idlePlant is what such a child is told on its standard input.
@@ -72,6 +72,8 @@ func runChild(ctx context.Context, role string, in io.Reader, out io.Writer) err
 		return serveHub(json.NewDecoder(in), json.NewEncoder(out))
 	case "bare server":
 		return serveBare(json.NewDecoder(in), json.NewEncoder(out))
+	case devicesRole:
+		return serveDevices(in, out)
 	}
 	return holdIdle(ctx, role, in, out)
 }

@@ -16,7 +16,7 @@ import (
 
 // modbusFigures are those of the Modbus adapter.
 func modbusFigures() []figure {
-	return slices.Concat(planFigures(), lineFigures(), loadFigures(), deadFigures())
+	return slices.Concat(planFigures(), lineFigures(), loadFigures(), deadFigures(), plantFigures())
 }
 
 // modbusDevice is a device with so many holding registers from 0 on, a point each.

@@ -57,11 +57,14 @@ func lineLimit(baud int) float64 {
 func fullDevice() modbus.Device { return modbusDevice("dev0000", 1, modbus.MaxReadRegisters, 0) }
 
 // reader opens a way to read all of fullDevice once, and to end it.
-type reader func(*field) (read func(context.Context) error, end func() error, err error)
+type reader func(context.Context, *field) (read func(context.Context) error, end func() error, err error)
 
-// ownReader reads through the adapter.
-func ownReader(f *field) (read func(context.Context) error, end func() error, err error) {
+// ownReader reads through the adapter, whose first poll is over.
+func ownReader(ctx context.Context, f *field) (read func(context.Context) error, end func() error, err error) {
 	own := startMaster(f.link)
+	if err := poll(ctx, func() bool { return own.Stats().Devices[0].Polls > 0 }); err != nil {
+		return nil, nil, errors.Join(err, own.stop())
+	}
 	var ids []gateway.PointID
 	for _, p := range f.link.Devices[0].Points {
 		ids = append(ids, p.ID)
@@ -76,7 +79,7 @@ func ownReader(f *field) (read func(context.Context) error, end func() error, er
 }
 
 // goburrowReader reads through goburrow's transporter.
-func goburrowReader(f *field) (read func(context.Context) error, end func() error, err error) {
+func goburrowReader(_ context.Context, f *field) (read func(context.Context) error, end func() error, err error) {
 	h := goburrow.NewRTUClientHandler(f.link.Address)
 	h.BaudRate, h.DataBits, h.Parity, h.StopBits, h.SlaveId, h.Timeout = f.link.Serial.Baud, 8, "E", 1, 1, f.link.Timeout
 	if err := h.Connect(); err != nil {
@@ -111,15 +114,13 @@ func readLine(ctx context.Context, baud int, open reader, tell func(f *field, re
 		return err
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
-	read, end, err := open(f)
+	read, end, err := open(ctx, f)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	for range 2 { // the adapter's first poll may come between
-		if err := read(ctx); err != nil {
-			return err
-		}
+	if err := read(ctx); err != nil {
+		return err
 	}
 	reads, start := 0, time.Now()
 	for time.Since(start) < measured {
