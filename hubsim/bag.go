@@ -197,3 +197,17 @@ func systemName(name string) string {
 	}
 	return ""
 }
+
+// DecodeBag decodes the property bag of a telemetry topic as the hub does, system properties under the
+// names that they have on the wire, such as "$.mid". The error says why the hub closes the connection.
+func DecodeBag(raw string) (map[string]string, error) {
+	var b bag
+	if err := b.parse([]byte(raw)); err != nil {
+		return nil, err
+	}
+	all := make(map[string]string, len(b.pairs))
+	for _, p := range b.pairs {
+		all[string(p.name)] = string(p.value)
+	}
+	return all, nil
+}

@@ -37,9 +37,11 @@ type Config struct {
 	ServerTime func(ctx context.Context, of identity.Login) (time.Time, error)
 	// Now is this machine's clock; nil: time.Now.
 	Now func() time.Time
+	// Limits are the hub's. Rates stay below them; without them ConnectRate is DefaultConnectRate.
+	Limits Limits
 	// Window is how many messages of one identity may be in flight.
 	Window int
-	// ConnectRate is how many connections are opened per second, over all identities.
+	// ConnectRate is how many connections are opened per second at most, over all identities.
 	ConnectRate float64
 	// AckTimeout is how long one message may wait for its PUBACK before the connection counts as dead.
 	AckTimeout time.Duration
@@ -110,6 +112,7 @@ type Pool struct {
 	pace     *pacer
 	twinPace *rate.Limiter // what requests about twins wait for
 	shaper   *shaper
+	quota    *quota // nil if the hub's is not known
 	handle   func(context.Context, gateway.Command) gateway.Reply
 
 	mu      sync.Mutex // guards the fields below
@@ -122,17 +125,18 @@ type Pool struct {
 // concurrently and must return soon after its context ends.
 func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.Command) gateway.Reply) *Pool {
 	setDefault(&cfg.Window, DefaultWindow)
+	setDefault(&cfg.TwinRate, DefaultTwinRate)
+	cfg.Limits.within(&cfg)
 	setDefault(&cfg.ConnectRate, DefaultConnectRate)
 	setDefault(&cfg.AckTimeout, DefaultAckTimeout)
 	setDefault(&cfg.DrainTimeout, DefaultDrainTimeout)
 	setDefault(&cfg.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&cfg.RetryMost, DefaultRetryMost)
-	setDefault(&cfg.TwinRate, DefaultTwinRate)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), pace: newPacer(cfg.ConnectRate, rand.Float64),
-		twinPace: rate.NewLimiter(rate.Limit(cfg.TwinRate), int(cfg.TwinRate)), shaper: newShaper(cfg.DrainRate, cfg.LiveShare)}
+		twinPace: rate.NewLimiter(rate.Limit(cfg.TwinRate), int(cfg.TwinRate)), shaper: newShaper(cfg.DrainRate, cfg.LiveShare), quota: newQuota(cfg.Limits)}
 	for _, m := range members {
 		p.links = append(p.links, p.link(m))
 	}
@@ -158,8 +162,9 @@ func setDefault[T comparable](field *T, value T) {
 // queue, waits for what is in flight and for the answers of commands, whose context has ended too,
 // disconnects cleanly and returns nil.
 func (p *Pool) Run(ctx context.Context) error {
-	var shaping sync.WaitGroup
-	shaping.Go(func() { p.shaper.run(ctx) })
+	var beside sync.WaitGroup
+	beside.Go(func() { p.shaper.run(ctx) })
+	beside.Go(func() { p.watchQuota(ctx) })
 	p.mu.Lock()
 	p.ctx = ctx
 	for _, l := range p.links {
@@ -170,7 +175,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	p.mu.Lock() // whoever is adding has added
 	p.mu.Unlock()
 	p.running.Wait()
-	shaping.Wait()
+	beside.Wait()
 	return nil
 }
 
@@ -239,6 +244,22 @@ func (p *Pool) Remove(ctx context.Context, id gateway.IdentityID) error {
 	case <-ctx.Done():
 		return fmt.Errorf("upstream: removing %s: %w", id, ctx.Err())
 	}
+}
+
+// HubStats says how the hub does, as far as the pool knows.
+type HubStats struct {
+	// Reachable tells whether the last attempts to connect reached it.
+	Reachable bool
+	// ConnectRate is how many connections a second are opened at most now: less than configured while the
+	// hub is busy.
+	ConnectRate float64
+	// Quota is zero if the hub's is not known.
+	Quota Quota
+}
+
+// Hub is a snapshot of what is not about a single member.
+func (p *Pool) Hub() HubStats {
+	return HubStats{Reachable: p.pace.reachable(), ConnectRate: p.pace.pace(), Quota: p.quota.outlook(p.cfg.Now())}
 }
 
 // Stats is a snapshot of every member, in the order in which they were given.

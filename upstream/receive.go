@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"strings"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
@@ -14,6 +15,9 @@ const mostRefusals = 256
 // receive is called on the library's own goroutine, which must never wait: everything is handed to
 // goroutines that the link owns. A cloud-to-device message is acknowledged once it is executed.
 func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
+	if !strings.HasPrefix(m.Topic(), twinAnswers) { // counted with the request
+		s.pool.quota.count(len(m.Payload()), s.pool.cfg.Now())
+	}
 	if bag, ok := s.letterOf(m.Topic()); ok {
 		s.takeLetter(m, bag)
 		return

@@ -123,6 +123,7 @@ func (s *session) append(out *outgoing, m message) {
 	}
 	out.topic = appendMessageTopic(out.topic[:0], s.events, m.id, m.telemetry)
 	out.packets = appendPublish(out.packets, out.topic, id, m.telemetry.Body)
+	s.pool.quota.count(len(out.topic)-len(s.events)+len(m.telemetry.Body), s.pool.cfg.Now())
 }
 
 // acknowledge releases the queue's entry that a PUBACK is about. It is called on the goroutine that
