@@ -127,9 +127,10 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// dispatch runs f beside the connection; false if too much is in work already.
-func (l *link) dispatch(f func()) bool {
-	if l.busy.Add(1) > commandBacklog {
+// dispatch runs f beside the connection; false if too much is in work already, or the connection is
+// closing, which is looked at last: finish looks at what is in work after it has said so.
+func (l *link) dispatch(closing *atomic.Bool, f func()) bool {
+	if l.busy.Add(1) > commandBacklog || closing.Load() {
 		l.busy.Add(-1)
 		return false
 	}

@@ -32,11 +32,14 @@ func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
 		return
 	}
 	command := gateway.Command{Identity: s.member.ID, Name: name, Payload: m.Payload()}
-	if s.dispatch(func() { s.answer(command, rid) }) {
+	if s.dispatch(&s.closing, func() { s.answer(command, rid) }) {
 		return
 	}
-	full := refusal(429, "busy", "too many direct methods of the identity are in work; nothing was sent, try again")
-	if !s.refused.add(&s.work, mostRefusals, func() { s.publishReply(full, rid) }) {
+	no := refusal(429, "busy", "too many direct methods of the identity are in work; nothing was sent, try again")
+	if s.closing.Load() {
+		no = refusal(503, "unavailable", "the connection is about to be closed; nothing was sent, try again")
+	}
+	if !s.refused.add(&s.work, mostRefusals, func() { s.publishReply(no, rid) }) {
 		s.log.Warn().Str("method", name).Msg("too many direct methods at once; this one is left unanswered")
 	}
 }

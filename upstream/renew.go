@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	mqtt "github.com/eclipse/paho.mqtt.golang"
-
 	"iothub-gateway/identity"
 )
 
@@ -16,8 +14,8 @@ const (
 	watchEvery = time.Minute
 	// busyRetry is how long a renewal waits for commands in work before it looks again.
 	busyRetry = time.Second
-	// unsubscribeWait is how long the hub may take to hear that it must send no more commands.
-	unsubscribeWait = 3 * time.Second
+	// finishLook is how often a connection that is to end is looked at.
+	finishLook = 5 * time.Millisecond
 )
 
 var errRenew = errors.New("the proof of identity is due for renewal")
@@ -100,19 +98,29 @@ func watchIn(r float64) time.Duration {
 	return time.Duration((0.5 + 0.5*r) * float64(watchEvery))
 }
 
-// finish ends what the connection has begun and then returns reason: the hub sends no more commands,
-// those that it has sent are answered, and what is in flight is acknowledged.
+// finish ends what the connection has begun and then returns reason. First what is in flight is
+// acknowledged and the commands in work are answered; then the hub is asked for no more commands, and those
+// that it had sent by then are refused: who calls one from now on hears from the hub that the device is
+// away, or waits for it (METH-10).
 func (s *session) finish(reason error) error {
 	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
 	defer limit.Stop()
-	look := time.NewTicker(10 * time.Millisecond) // for the commands, whose end nobody tells
+	look := time.NewTicker(finishLook) // for the commands, whose end nobody tells
 	defer look.Stop()
-	quiet := s.unsubscribe()
+	var farewell <-chan struct{} // closed when the hub has heard it; nil before it is said
 	for {
-		if _, some := s.flight.waiting(); !some && quiet.Done() && s.idle() {
-			return reason
+		if _, some := s.flight.waiting(); farewell == nil && !some && s.close() {
+			farewell = s.client.Unsubscribe(methodFilter).Done()
 		}
 		select {
+		case <-farewell:
+			// What the hub sent before its answer may still be on its way through the library.
+			if s.taken.Load() == s.conn.Publishes() && s.refused.idle() {
+				return reason
+			}
+			if !s.rest(look, limit) {
+				return errDrain
+			}
 		case <-s.flight.room:
 		case <-look.C:
 		case <-limit.C:
@@ -123,29 +131,22 @@ func (s *session) finish(reason error) error {
 	}
 }
 
-// idle tells that all that the hub has sent has been taken, and no command is in work.
-func (s *session) idle() bool {
-	return s.taken.Load() == s.conn.Publishes() && s.busy.Load() == 0
-}
-
-// farewell is the hub's word that it sends no more commands.
-type farewell struct {
-	token mqtt.Token
-	until time.Time
-}
-
-// unsubscribe asks for no more commands: who calls one from now on hears from the hub that the device
-// is away, or waits for it (METH-10), instead of a time-out.
-func (s *session) unsubscribe() farewell {
-	return farewell{s.client.Unsubscribe(methodFilter), time.Now().Add(unsubscribeWait)}
-}
-
-// Done is true when the hub has answered, or does not.
-func (f farewell) Done() bool {
+// rest waits until it is worth looking again; false if the time is over.
+func (s *session) rest(look *time.Ticker, limit *time.Timer) bool {
 	select {
-	case <-f.token.Done():
+	case <-look.C:
 		return true
-	default:
-		return time.Now().After(f.until)
+	case <-limit.C:
+		return false
 	}
+}
+
+// close lets no more commands begin; false if some are in work.
+func (s *session) close() bool {
+	s.closing.Store(true)
+	if s.busy.Load() > 0 {
+		s.closing.Store(false)
+		return false
+	}
+	return true
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"iothub-gateway/identity"
 )
 
 // What the pauses between attempts begin with; they double up to Config.RetryMost, those after a refusal
@@ -97,7 +99,7 @@ func (h *history) after(e ending, most time.Duration, r float64) decision {
 	switch {
 	case e.away: // the pool looks when the hub is back, for all
 		return v
-	case errors.As(e.err, &no) && no.credentials() && !aboutClock(e.err):
+	case (errors.As(e.err, &no) && no.credentials() || errors.Is(e.err, identity.ErrRefused)) && !aboutClock(e.err):
 		v.state, base, most = StateRefused, refusedPause, refusalFactor*most
 	case errors.As(e.err, &no) && no.code == packets.ErrRefusedServerUnavailable:
 		v.state, base = StateBusy, busyPause

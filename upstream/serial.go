@@ -32,6 +32,13 @@ func (s *serial) add(work *sync.WaitGroup, most int, f func()) bool {
 	return true
 }
 
+// idle tells whether none waits and none runs.
+func (s *serial) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.running
+}
+
 func (s *serial) run() {
 	for {
 		s.mu.Lock()

@@ -61,7 +61,8 @@ type session struct {
 	flight      *flight
 	taken       atomic.Uint64 // PUBLISH packets of the hub that receive has had
 	late        *time.Timer   // ends the connection if nothing in flight is acknowledged in time
-	refused     serial        // turns of direct methods that are too many
+	refused     serial        // turns of direct methods that are too many, or too late
+	closing     atomic.Bool   // no command begins any more
 	missed      atomic.Bool   // a change of desired properties was not taken
 	canary      atomic.Bool   // the hub has taken one on this connection (suspicion.go)
 
