@@ -120,15 +120,21 @@ func (p *Provisioned) recall() (assignment, bool) {
 
 // login proves the device to its hub: a derived key is the hub's key of the device too (DPS-13).
 func (p *Provisioned) login(ctx context.Context, to assignment, a Attempt) (Login, error) {
-	id := gateway.IdentityID(to.Device)
+	name, _, _ := strings.Cut(to.Hub, ":") // a hub that is no Azure hub may have a port of its own
+	login, err := p.proveTo(ctx, name, gateway.IdentityID(to.Device), a)
+	login.Hub = to.Hub
+	return login, err
+}
+
+func (p *Provisioned) proveTo(ctx context.Context, hub string, id gateway.IdentityID, a Attempt) (Login, error) {
 	if p.cfg.Key == nil {
-		return NewX509(to.Hub, id, p.cfg.Load).Login(ctx, a)
+		return NewX509(hub, id, p.cfg.Load).Login(ctx, a)
 	}
 	key, err := p.deviceKey()
 	if err != nil {
 		return Login{}, err
 	}
-	sas, err := NewSAS(to.Hub, id, key, p.cfg.Life)
+	sas, err := NewSAS(hub, id, key, p.cfg.Life)
 	if err != nil {
 		return Login{}, err
 	}

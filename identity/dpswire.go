@@ -26,6 +26,7 @@ const (
 	// where the service names none (DPS-11).
 	provisioningWait = 2 * time.Minute
 	pollWait         = 2 * time.Second
+	compareEnrolment = "compare id scope, registration id and key with the enrolment, and see that it is enabled"
 )
 
 // register asks the service where the device belongs, and waits for the answer (DPS-6 to DPS-11).
@@ -100,7 +101,7 @@ func (c *registrar) connect(cfg ProvisioningConfig, password Secret) error {
 	case !ok:
 		return errors.New("the service answered CONNECT with something else")
 	case ack.ReturnCode == packets.ErrRefusedBadUsernameOrPassword, ack.ReturnCode == packets.ErrRefusedNotAuthorised:
-		return fmt.Errorf("%s: %w (code %d); compare id scope, registration id and key with the enrolment, and see that it is enabled", cfg.Host, ErrRefused, ack.ReturnCode)
+		return fmt.Errorf("%s: %w (code %d); %s", cfg.Host, ErrRefused, ack.ReturnCode, compareEnrolment)
 	case ack.ReturnCode != packets.Accepted:
 		return fmt.Errorf("%s refused the connection: %w (code %d)", cfg.Host, packets.ConnErrors[ack.ReturnCode], ack.ReturnCode)
 	}
@@ -140,6 +141,8 @@ func (c *registrar) assign(ctx context.Context, registration string) (registrati
 		case err != nil:
 			return registrationState{}, err
 		case about.status >= 429: // the same question again
+		case about.status == 401:
+			return registrationState{}, fmt.Errorf("%w: %s (%d); %s", ErrRefused, reply.Message, reply.ErrorCode, compareEnrolment)
 		case about.status >= 300:
 			return registrationState{}, fmt.Errorf("the service answers %d: %s (%d)", about.status, reply.Message, reply.ErrorCode)
 		case reply.Status == "assigned":
@@ -162,7 +165,8 @@ func (c *registrar) assign(ctx context.Context, registration string) (registrati
 
 // check wants names that can stand in user names and topics.
 func (s registrationState) check() error {
-	if !plainID(s.AssignedHub) || s.DeviceID == "" || strings.ContainsAny(s.DeviceID, "/+#\x00") || gateway.IdentityID(s.DeviceID).Module() != "" {
+	host, port, withPort := strings.Cut(s.AssignedHub, ":")
+	if !plainID(host) || withPort && !plainID(port) || s.DeviceID == "" || strings.ContainsAny(s.DeviceID, "/+#\x00") || gateway.IdentityID(s.DeviceID).Module() != "" {
 		return fmt.Errorf("the service assigned %q at %q, which cannot be", s.DeviceID, s.AssignedHub)
 	}
 	return nil
