@@ -18,6 +18,10 @@ type plc struct {
 	holding map[uint16]uint16
 	coils   map[uint16]bool
 	reads   uint16
+	writes  map[uint16]int // by the holding register they begin at
+
+	cfg    modbus.ServerConfiguration
+	server *modbus.ModbusServer // nil while it is off
 }
 
 func startPLC(t *testing.T) *plc {
@@ -32,18 +36,34 @@ func startPLCAs(t *testing.T, cfg modbus.ServerConfiguration) *plc {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plc{address: probe.Addr().String(), holding: map[uint16]uint16{}, coils: map[uint16]bool{}}
+	p := &plc{address: probe.Addr().String(), holding: map[uint16]uint16{}, coils: map[uint16]bool{}, writes: map[uint16]int{}}
 	probe.Close()
 	cfg.URL, cfg.MaxClients = cfg.URL+p.address, 10
-	server, err := modbus.NewServer(&cfg, p)
+	p.cfg = cfg
+	p.on(t)
+	t.Cleanup(p.off)
+	return p
+}
+
+// on begins to listen.
+func (p *plc) on(t *testing.T) {
+	t.Helper()
+	server, err := modbus.NewServer(&p.cfg, p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = server.Stop() })
-	return p
+	p.server = server
+}
+
+// off ends all connections and listens no more.
+func (p *plc) off() {
+	if p.server != nil {
+		_ = p.server.Stop()
+	}
+	p.server = nil
 }
 
 func (p *plc) HandleCoils(r *modbus.CoilsRequest) ([]bool, error) {
@@ -73,6 +93,9 @@ func (p *plc) HandleHoldingRegisters(r *modbus.HoldingRegistersRequest) ([]uint1
 		p.reads++
 		p.holding[0] = p.reads
 	}
+	if r.IsWrite {
+		p.writes[r.Addr]++
+	}
 	var out []uint16
 	for i := range r.Quantity {
 		if r.IsWrite {
@@ -91,6 +114,20 @@ func (p *plc) register(address uint16) uint16 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.holding[address]
+}
+
+// set changes a holding register as somebody at the device would.
+func (p *plc) set(address, value uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holding[address] = value
+}
+
+// writesTo counts the writes that began at a holding register.
+func (p *plc) writesTo(address uint16) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.writes[address]
 }
 
 func (p *plc) coil(address uint16) bool {

@@ -14,7 +14,7 @@ const (
 	healthEvery = 5 * time.Second
 	// A device's health is reported when its state or error changes, but not more often than healthPause,
 	// and at least every healthRefresh while it is up.
-	healthPause   = 30 * time.Second
+	healthPause   = 15 * time.Second
 	healthRefresh = time.Hour
 	// fleetEvery is how often the gateway's own identity sends a message; its reported properties follow
 	// changes at healthPause.
@@ -173,8 +173,9 @@ func (h *health) whole(ctx context.Context, id gateway.IdentityID, f fleet, now 
 	}
 	f.Waiting, f.Bytes, f.Oldest = 0, 0, time.Time{} // these change all the time: they are in the message
 	counts, err := json.Marshal(f)
-	if now := (control.DeviceStatus{Error: string(counts)}); err == nil && h.fleet.due(now, time.Now()) {
-		h.fleet = reportedHealth{error: string(counts), at: time.Now()}
+	early := h.fleet.at.IsZero() && f.Connected == 0 // the first report waits for the first connection
+	if err == nil && !early && h.fleet.due(control.DeviceStatus{Error: string(counts)}, now) {
+		h.fleet = reportedHealth{error: string(counts), at: now}
 		h.s.report(id, fleetHealth, text)
 	}
 }
