@@ -68,7 +68,7 @@ func (s *session) readLetter(l letter) {
 	key := keyOf(&m, l.topic)
 	all := s.recallLetters()
 	var reply gateway.Reply
-	switch all.judge(&m, key, l.repeats, time.Now(), l.deadline) {
+	switch all.judge(arrival{&m, key, l.repeats, l.deadline}, time.Now()) {
 	case done:
 		s.log.Debug().Str("message_id", m.ID).Msg("cloud-to-device message came again; it was executed before")
 		s.acknowledgeLetter(l)

@@ -28,8 +28,8 @@ type outcomeOf struct {
 
 // applied is what is kept of an identity's desired properties.
 type applied struct {
-	Version int64                `json:"version"`
-	Paths   map[string]outcomeOf `json:"paths"`
+	Version int64                 `json:"version"`
+	Paths   map[string]*outcomeOf `json:"paths"`
 }
 
 // desired is the state of an identity's desired properties. It belongs to the turns of twins.
@@ -51,10 +51,10 @@ type step struct {
 	pending bool            // only what is pending
 }
 
-// due decides whether a desired value is written: was is what became of an earlier one.
-func due(rule gateway.Desired, was outcomeOf, known bool, hash string, st step) bool {
+// due decides whether a value is written: was is what became of the one before, nil if there was none.
+func (st step) due(rule gateway.Desired, was *outcomeOf, hash string) bool {
 	switch {
-	case !known || was.Hash != hash:
+	case was == nil || was.Hash != hash:
 		return true
 	case was.Status == ackPending:
 		return st.full || st.pending || st.touched[rule.Path]
@@ -152,39 +152,57 @@ func (s *session) applyDesired(st step) {
 		return
 	}
 	note, pending, changed, version := s.recallApplied(), false, false, d.version
-rules:
 	for _, rule := range s.member.Desired {
-		value, present := d.values[rule.Path]
-		if !present || value == nil { // nothing is desired any more
-			if _, known := note.Paths[rule.Path]; known {
-				delete(note.Paths, rule.Path)
-				s.reportAck(rule.Path, []byte(`null`))
-				changed = true
-			}
-			continue
+		result := s.applyRule(rule, st)
+		changed = changed || result == applyChanged
+		if result == applyStopped {
+			version = note.Version // the next start decides about the rest
+			break
 		}
-		text, hash := hashOf(value)
-		was, known := note.Paths[rule.Path]
-		switch {
-		case due(rule, was, known, hash, st):
-			ack := s.pool.cfg.Desired(s.commands, s.member.ID, rule.Path, text)
-			if ack.Status == ackStopped {
-				version = note.Version // the next start decides about the rest
-				break rules
-			}
-			was, changed = outcomeOf{hash, ack.Status}, true
-			note.Paths[rule.Path] = was
-			s.reportAck(rule.Path, ackText(ack.Value, ack.Status, d.version, ack.Text))
-		case st.touched[rule.Path], st.full && was.Status == ackDone && !s.reported.says(rule.Path):
-			s.reportAck(rule.Path, ackText(json.RawMessage(text), was.Status, d.version, "as before"))
-		}
-		pending = pending || was.Status == ackPending
+		outcome := note.Paths[rule.Path]
+		pending = pending || outcome != nil && outcome.Status == ackPending
 	}
 	if changed || note.Version != version {
 		note.Version = version
 		s.noteApplied(note)
 	}
 	s.retryPending(pending)
+}
+
+// What applyRule did.
+const (
+	applyNothing = iota
+	applyChanged // the note
+	applyStopped // the gateway stops
+)
+
+// applyRule does what applyDesired does for one property.
+func (s *session) applyRule(rule gateway.Desired, st step) int {
+	d, note := &s.desired, s.recallApplied()
+	was := note.Paths[rule.Path]
+	value, present := d.values[rule.Path]
+	if !present || value == nil { // nothing is desired any more
+		if was == nil {
+			return applyNothing
+		}
+		delete(note.Paths, rule.Path)
+		s.reportAck(rule.Path, []byte(`null`))
+		return applyChanged
+	}
+	text, hash := hashOf(value)
+	switch {
+	case st.due(rule, was, hash):
+		ack := s.pool.cfg.Desired(s.commands, s.member.ID, rule.Path, text)
+		if ack.Status == ackStopped {
+			return applyStopped
+		}
+		note.Paths[rule.Path] = &outcomeOf{hash, ack.Status}
+		s.reportAck(rule.Path, ackText(ack.Value, ack.Status, d.version, ack.Text))
+		return applyChanged
+	case st.touched[rule.Path], st.full && was.Status == ackDone && !s.reported.says(rule.Path):
+		s.reportAck(rule.Path, ackText(json.RawMessage(text), was.Status, d.version, "as before"))
+	}
+	return applyNothing
 }
 
 // retryPending tries again later what is pending.
@@ -249,7 +267,7 @@ func (l *link) recallApplied() *applied {
 			d.applied = &applied{}
 		}
 		if d.applied.Paths == nil {
-			d.applied.Paths = map[string]outcomeOf{}
+			d.applied.Paths = map[string]*outcomeOf{}
 		}
 	}
 	return d.applied

@@ -1,6 +1,11 @@
 package upstream
 
-import "sync/atomic"
+import (
+	"context"
+	"sync/atomic"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
 
 // down is what a link keeps for the way down: it outlives connections, so that what came on an old one is
 // over before anything of a new one has its turn.
@@ -25,6 +30,24 @@ func (s *session) filters() []filter {
 		all = append(all, filter{s.letterTopic + "#", 1})
 	}
 	return all
+}
+
+// listen subscribes to all filters.
+func (s *session) listen(ctx context.Context) error {
+	for _, f := range s.filters() {
+		if err := s.subscribe(ctx, f); err != nil {
+			s.client.Disconnect(disconnectWait)
+			return err
+		}
+	}
+	return nil
+}
+
+// addWill adds the message that the hub sends when the connection is lost, if there is one (WILL-1).
+func (s *session) addWill(opts *mqtt.ClientOptions) {
+	if s.member.Will != nil {
+		opts.SetBinaryWill(string(appendBag(s.willTopic(), s.member.Properties)), s.member.Will, 1, false)
+	}
 }
 
 // filter is a subscription.

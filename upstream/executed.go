@@ -96,19 +96,27 @@ const (
 	late // others before it took too long
 )
 
-// judge decides about a message that repeats or not, at its turn at now; deadline is when it must be over.
-func (all executed) judge(m *gateway.CloudMessage, key messageKey, repeats bool, now, deadline time.Time) verdict {
+// arrival is a message that has come.
+type arrival struct {
+	m        *gateway.CloudMessage
+	key      messageKey
+	repeats  bool      // the hub says that it sent it before
+	deadline time.Time // when it must be over
+}
+
+// judge decides about an arrival at its turn, at now.
+func (all executed) judge(a arrival, now time.Time) verdict {
 	// Without an id two messages may be equal; one that was sent before says so.
-	status, known := all.find(key)
-	known = known && (m.ID != "" || repeats)
+	status, known := all.find(a.key)
+	known = known && (a.m.ID != "" || a.repeats)
 	switch {
 	case known && status == begun:
 		return interrupted
 	case known:
 		return done
-	case !m.Expires.IsZero() && !now.Before(m.Expires):
+	case !a.m.Expires.IsZero() && !now.Before(a.m.Expires):
 		return expired
-	case !now.Before(deadline):
+	case !now.Before(a.deadline):
 		return late
 	}
 	return execute

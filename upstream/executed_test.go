@@ -40,7 +40,7 @@ func TestAMessageIsExecutedOnceOrNotAtAll(t *testing.T) {
 		if c.known >= 0 {
 			all = all.with(keyOf(c.m, "t"), c.known)
 		}
-		if got := parseExecuted(all.note()).judge(c.m, keyOf(c.m, "t"), c.repeats, now, c.deadline); got != c.want {
+		if got := parseExecuted(all.note()).judge(arrival{c.m, keyOf(c.m, "t"), c.repeats, c.deadline}, now); got != c.want {
 			t.Errorf("%s: %d, want %d", c.what, got, c.want)
 		}
 	}

@@ -196,10 +196,7 @@ func (s *session) connect(ctx context.Context) error {
 			keep = context.AfterFunc(dialing, func() { _ = conn.Close() })
 			return conn, nil
 		})
-	if will := s.member.Will; will != nil {
-		topic := appendBag(s.willTopic(), s.member.Properties)
-		opts.SetBinaryWill(string(topic), will, 1, false)
-	}
+	s.addWill(opts)
 	s.client = mqtt.NewClient(opts)
 	token := s.client.Connect()
 	select {
@@ -226,13 +223,7 @@ func (s *session) connect(ctx context.Context) error {
 
 // subscribeAll asks for everything that the identity listens to, and disconnects if it cannot be had.
 func (s *session) subscribeAll(ctx context.Context) error {
-	for _, f := range s.filters() {
-		if err := s.subscribe(ctx, f); err != nil {
-			s.client.Disconnect(disconnectWait)
-			return err
-		}
-	}
-	return nil
+	return s.listen(ctx)
 }
 
 // subscribe asks for one filter and looks at what was granted: the library reports a refusal as success.

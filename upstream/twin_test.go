@@ -230,6 +230,32 @@ func TestWillAndModelOfTheMappingGoWithTheConnection(t *testing.T) {
 	}
 }
 
+func TestAModuleHasATwinOfItsOwn(t *testing.T) {
+	r := newTwinRig(t, rule("setpoint"))
+	r.run("d1", "d1/m")
+	r.eventually("connected", func() bool { return r.pool.Stats()[0].Connected && r.pool.Stats()[1].Connected })
+	r.desire("d1/modules/m", `{"setpoint":61}`)
+	r.eventually("the module's twin says so", func() bool {
+		return r.reported("d1/modules/m", "setpoint") == `{"ac":200,"ad":"done","av":2,"value":61}`
+	})
+	if got := r.reported("d1", "setpoint"); got != "null" {
+		t.Errorf("the device's twin says %s", got)
+	}
+}
+
+func TestABasicHubGetsTelemetryAlone(t *testing.T) {
+	r := newRigAt(t, hubsim.Config{Limits: hubsim.Limits{Basic: true}})
+	r.run("d1")
+	if err := r.pool.Report("d1", "gateway.devices.boiler", []byte(`{"state":"up"}`)); err != nil {
+		t.Fatal(err)
+	}
+	r.put("d1", 20)
+	r.eventually("the queue is empty", r.empty)
+	if got := r.pool.Stats()[0]; !got.Connected || got.Connects != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestTheModelStandsInTheUserName(t *testing.T) {
 	for model, want := range map[string]string{
 		"": "h/d/?api-version=2021-04-12", "dtmi:com:example:boiler;1": "h/d/?api-version=2021-04-12&model-id=dtmi%3Acom%3Aexample%3Aboiler%3B1",
