@@ -157,6 +157,14 @@ type Method struct {
 	Timeout time.Duration
 	// Queued is for how long the write waits for a device that cannot be reached; 0: now or never.
 	Queued time.Duration
+	// Require are points that must have these values just before the write; all of them.
+	Require []Requirement
+}
+
+// Requirement is a value that a point must have for a method to write. Numbers are equal whatever their kind.
+type Requirement struct {
+	Point PointID
+	Value Value
 }
 
 // MessageRule says which point a cloud-to-device message writes. Of several that fit, the first counts.

@@ -72,6 +72,7 @@ type method struct {
 	rule    *gateway.WriteRule // of the point that is written
 	targets []target           // the points that are read
 	anyBody bool               // a constant is written whatever the payload is
+	require []target           // the points of Require, in its order
 	inWork  chan struct{}      // holds a token per command in work; shared by the identity's methods
 }
 
@@ -103,7 +104,8 @@ func NewDown(cfg DownConfig) *Down {
 		if m.Queued > 0 {
 			d.await(m.Write)
 		}
-		return &method{Method: m, rule: d.points[m.Write].Write, targets: targetsOf(m.Read, d.points), inWork: slots[m.Identity]}
+		return &method{Method: m, rule: d.points[m.Write].Write, targets: targetsOf(m.Read, d.points),
+			require: targetsOf(pointsOf(m.Require), d.points), inWork: slots[m.Identity]}
 	}
 	for _, m := range cfg.Methods {
 		d.methods[methodKey{m.Identity, m.Name}] = prepare(m)
@@ -154,6 +156,7 @@ func targetsOf(ids []gateway.PointID, points map[gateway.PointID]gateway.Point) 
 //	400  "bad-argument"  the payload or its value is not allowed; nothing was sent
 //	403  "read-only"     the cloud may not write the point; nothing was sent
 //	404  "unknown"       no such method of the identity, or no adapter serves its point
+//	409  "not-met"       a point does not have the value that the mapping requires; nothing was sent
 //	429  "busy"          too many commands of the identity are in work, or the point is written too often; nothing was sent
 //	500  "refused"       the device said no; "exception" holds its protocol, code and name
 //	500  "failed"        the points could not be read for a reason of the gateway's own
@@ -217,6 +220,9 @@ func (d *Down) write(ctx context.Context, m *method, o order) gateway.Reply {
 	}
 	if m.Queued > 0 {
 		return d.queue(ctx, m, v, o)
+	}
+	if f := d.unmet(ctx, m); f != nil {
+		return f.reply()
 	}
 	if f := d.put(ctx, m, v); f != nil {
 		return f.reply()

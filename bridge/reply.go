@@ -15,6 +15,7 @@ const (
 	codeBadArgument = "bad-argument"
 	codeReadOnly    = "read-only"
 	codeUnknown     = "unknown"
+	codeNotMet      = "not-met"
 	codeBusy        = "busy"
 	codeRefused     = "refused"
 	codeFailed      = "failed"

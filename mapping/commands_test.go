@@ -25,7 +25,7 @@ devices:
       lamp:     { at: coil 1, write: true }
     methods:
       tonight: { write: setpoint, from: value, deliver: queued, expires: 8h }
-      now:     { write: setpoint, from: value, deliver: now }
+      now:     { write: setpoint, from: value, deliver: now, require: { mode: stop, lamp: false, setpoint: 40 } }
     desired:
       heating.setpoint: { write: setpoint }
       mode:             { write: mode, apply: always }
@@ -48,6 +48,9 @@ devices:
 			{Identity: boiler, Write: "boiler/setpoint", From: "value"},
 		}, plant.Messages, same)},
 		{"waiting", cmp.Diff([]time.Duration{8 * time.Hour, 0}, []time.Duration{plant.Methods[0].Queued, plant.Methods[1].Queued})},
+		{"required", cmp.Diff([]gateway.Requirement{
+			{Point: "boiler/mode", Value: gateway.TextValue("stop")}, {Point: "boiler/lamp", Value: gateway.BoolValue(false)}, {Point: "boiler/setpoint", Value: gateway.FloatValue(40)},
+		}, plant.Methods[1].Require, same)},
 		{"will", cmp.Diff(`{"by":"gateway","state":"lost"}`, string(plant.Identities[0].Will))},
 		{"model", cmp.Diff("dtmi:com:example:Boiler_2;1", plant.Identities[0].ModelID)},
 		{"gateway", cmp.Diff(gateway.IdentityID("gw"), plant.Gateway)},

@@ -108,7 +108,7 @@ func (p place) keys() []string {
 	case inWrite:
 		return []string{"min", "max", "enum", "confirm", "persist", "rate"}
 	case inMethod:
-		return []string{"write", "from", "value", "read", "timeout", "deliver", "expires"}
+		return []string{"write", "from", "value", "read", "timeout", "require", "deliver", "expires"}
 	case inDesired:
 		return []string{"write", "apply"}
 	case inMessage:

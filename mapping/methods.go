@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	yaml "go.yaml.in/yaml/v4"
+
 	gateway "iothub-gateway"
 	"iothub-gateway/adapters/modbus"
 )
@@ -79,7 +81,7 @@ func (n node) target(dev *device) *point {
 }
 
 func (s section) readingMethod(read node, dev *device, m *gateway.Method) {
-	for _, key := range []string{"from", "value", "deliver", "expires"} {
+	for _, key := range []string{"from", "value", "require", "deliver", "expires"} {
 		if n, ok := s.get(key); ok {
 			n.refuse("E165", "%s is for methods that write; drop it", key)
 		}
@@ -102,6 +104,48 @@ func (s section) writingMethod(write node, dev *device, m *gateway.Method) {
 	w := s.writing(write, dev, "method "+quote(m.Name))
 	m.Write, m.From, m.Value = w.point, w.from, w.value
 	m.Queued = s.queued()
+	n, ok := s.get("require")
+	switch {
+	case !ok:
+	case m.Queued > 0:
+		n.refuse("E166", "require is looked at when the method is called, and this one may write later; drop require, or deliver: queued")
+	default:
+		m.Require = n.requirements(dev)
+	}
+}
+
+// requirements reads which values points of the device must have.
+func (n node) requirements(dev *device) (all []gateway.Requirement) {
+	for _, f := range n.fields("E002") {
+		name := f.node
+		name.yaml, name.at = &yaml.Node{Kind: yaml.ScalarNode, Value: f.name}, f.key
+		p := name.target(dev)
+		text, ok := f.text()
+		if p == nil || !ok || !p.sound {
+			continue
+		}
+		v, ok := p.reading(text)
+		if !ok {
+			f.complain("E163", "%s (line %d) never has the value %s: it is %s", quote(p.name), p.key.line, quote(text), p.shape("require"))
+			continue
+		}
+		all = append(all, gateway.Requirement{Point: p.north.ID, Value: v})
+	}
+	return all
+}
+
+// reading is the value of the point that text stands for; false if it never has it.
+func (p *point) reading(text string) (v gateway.Value, ok bool) {
+	number, isNumber := parseNumber(text)
+	switch {
+	case len(p.south.Enum) > 0:
+		return gateway.TextValue(text), slices.ContainsFunc(p.south.Enum, func(w modbus.EnumWord) bool { return w.Word == text })
+	case p.south.Type == modbus.Bool:
+		return gateway.BoolValue(text == "true"), text == "true" || text == "false"
+	case p.south.Type.Text():
+		return gateway.TextValue(text), true
+	}
+	return gateway.FloatValue(number), isNumber && p.measures()
 }
 
 // writing is what a method or message rule writes.
