@@ -34,8 +34,32 @@ func (d *draft) readHub(n node) {
 			d.hub.Trust = path
 		}
 	}
+	d.readTier(s)
 	d.readWay(s)
 	d.readDefaultProofs(s)
+}
+
+// mostUnits is the most that Microsoft sells without being asked.
+const mostUnits = 200
+
+// readTier reads how much the hub takes.
+func (d *draft) readTier(s section) {
+	if n, ok := s.get("tier"); ok {
+		if d.hub.Tier, ok = n.word("F1", "B1", "B2", "B3", "S1", "S2", "S3"); ok {
+			d.hub.Units = 1
+		}
+	}
+	n, ok := s.get("units")
+	if !ok {
+		return
+	}
+	if !s.has("tier") && !s.misspelt["tier"] {
+		n.refuse("E009", "units says how many of a tier the hub has; add tier: S1, or drop units")
+		return
+	}
+	if d.hub.Units, ok = n.whole(1, mostUnits, "E009"); ok && d.hub.Tier == "F1" && d.hub.Units > 1 {
+		n.complain("E009", "a free hub has one unit; write units: 1, or another tier")
+	}
 }
 
 // readWay reads through whom the hub is reached.

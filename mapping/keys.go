@@ -52,7 +52,7 @@ func (p place) keys() []string {
 	case atTop:
 		return []string{"version", "hub", "gateway", "buffer", "defaults", "links", "listeners", "devices", "profiles"}
 	case inHub:
-		return []string{"host", "trust", "transport", "gateway_host", "proxy", "edge", "provisioning", "sas_policy"}
+		return []string{"host", "tier", "units", "trust", "transport", "gateway_host", "proxy", "edge", "provisioning", "sas_policy"}
 	case inProxy:
 		return []string{"url", "user", "password"}
 	case inProvisioning:

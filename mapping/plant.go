@@ -46,6 +46,9 @@ type Hub struct {
 	Edge bool
 	// Provisioning assigns devices to hubs; nil if none is provisioned.
 	Provisioning *Provisioning
+	// Tier is the hub's edition, F1, B1 to B3 or S1 to S3, and Units how many it has; "" and 0 are not known.
+	Tier  string
+	Units int
 }
 
 // Proxy is an HTTP proxy on the way to the hub.

@@ -97,10 +97,20 @@ func newService(cfg serviceConfig) (*service, error) {
 	s.up = bridge.NewUp(cfg.plant.Points, identities, queue)
 	s.down = s.newDown()
 	s.pool = upstream.NewPool(upstream.Config{
-		Dial: way.toHub, ServerTime: way.time, State: state, Message: s.message, Desired: s.desired, Log: cfg.log,
+		Dial: way.toHub, ServerTime: way.time, Limits: hubLimits(cfg.plant.Hub),
+		State: state, Message: s.message, Desired: s.desired, Log: cfg.log,
 		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
 	}, members, s.method)
 	return s, nil
+}
+
+// hubLimits are what the hub takes, as far as the mapping says; it allows no tier that upstream does not know.
+func hubLimits(hub mapping.Hub) upstream.Limits {
+	limits, err := upstream.TierLimits(hub.Tier, hub.Units)
+	if err != nil {
+		return upstream.Limits{}
+	}
+	return limits
 }
 
 // warnOfOrphans names the lanes that hold messages of identities that the mapping no longer has: they
@@ -257,10 +267,13 @@ func (s *service) Status() control.Status {
 		Queue: queueStatus(s.queue, queue, s.queueDir()),
 	}
 	page.Queue.Clock = s.cfg.clock.Synchrony()
+	if q := s.pool.Hub().Quota; q.Limit > 0 {
+		page.Quota = &control.QuotaStatus{Limit: q.Limit, Used: q.Used, UsedUp: q.Ends}
+	}
 	for _, link := range s.pool.Stats() {
 		lane := queue.Lanes[link.Identity]
 		page.Identities = append(page.Identities, control.IdentityStatus{
-			Identity: string(link.Identity), Proof: s.proofOf(link), Connected: link.Connected, Since: link.Since, LastError: link.LastError,
+			Identity: string(link.Identity), Proof: s.proofOf(link), State: string(link.State), Connected: link.Connected, Since: link.Since, LastError: link.LastError,
 			Acked: link.Acked, Repeated: link.Repeated, Waiting: lane.Entries, Oldest: lane.Oldest,
 		})
 	}
@@ -268,7 +281,7 @@ func (s *service) Status() control.Status {
 		if lane := queue.Lanes[id]; lane.Entries > 0 && !s.knows(id) {
 			page.Identities = append(page.Identities, control.IdentityStatus{
 				Identity: string(id), Since: s.started, Waiting: lane.Entries, Oldest: lane.Oldest,
-				LastError: notInMapping,
+				State: string(upstream.StateOffline), LastError: notInMapping,
 			})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
@@ -72,6 +73,18 @@ func well(page control.Status) bool {
 	return true
 }
 
+// quotaLine says how the hub's daily quota will do.
+func quotaLine(q control.QuotaStatus) string {
+	line := fmt.Sprintf("quota: this gateway has sent %s of the %s messages that the hub takes a day", humanize.Comma(q.Used), humanize.Comma(q.Limit))
+	switch {
+	case q.Used >= q.Limit:
+		return line + "; the hub takes no more until midnight UTC"
+	case !q.UsedUp.IsZero():
+		return line + "; at this pace the last one goes at " + q.UsedUp.UTC().Format("15:04") + " UTC"
+	}
+	return line
+}
+
 func showStatus(w io.Writer, page control.Status, now time.Time) {
 	fmt.Fprintf(w, "gateway (pid %d) for %s is %s, up %s, mapping %s\n", page.PID, page.Hub, page.State, since(page.Started, now), page.Mapping)
 	for _, reason := range page.Reasons {
@@ -81,15 +94,14 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	if doubt := clockDoubt(page.Queue); doubt != "" {
 		fmt.Fprintln(w, doubt)
 	}
+	if page.Quota != nil {
+		fmt.Fprintln(w, quotaLine(*page.Quota))
+	}
 	fmt.Fprintln(w)
 
 	t := newTable(w, "identity", "proof", "hub", "for", "waiting", "oldest", "delivered", "repeated", "last error")
 	for _, id := range page.Identities {
-		state := "connected"
-		if !id.Connected {
-			state = "offline"
-		}
-		t.AppendRow(table.Row{id.Identity, id.Proof, state, since(id.Since, now), id.Waiting, since(id.Oldest, now), id.Acked, id.Repeated, id.LastError})
+		t.AppendRow(table.Row{id.Identity, id.Proof, id.State, since(id.Since, now), id.Waiting, since(id.Oldest, now), id.Acked, id.Repeated, id.LastError})
 	}
 	t.Render()
 	fmt.Fprintln(w)

@@ -11,6 +11,7 @@ type Status struct {
 	PID        int              `json:"pid"`
 	Started    time.Time        `json:"started"`
 	Queue      QueueStatus      `json:"queue"`
+	Quota      *QuotaStatus     `json:"quota,omitempty"` // if the mapping names the hub's tier
 	Identities []IdentityStatus `json:"identities"`
 	Devices    []DeviceStatus   `json:"devices"`
 }
@@ -33,10 +34,18 @@ type QueueStatus struct {
 	Size    int64     `json:"file_bytes"`       // of those files
 }
 
+// QuotaStatus is how far this gateway's messages use up the hub's daily quota, which begins anew at 00:00 UTC.
+type QuotaStatus struct {
+	Limit  int64     `json:"limit"`            // messages, as the hub counts them
+	Used   int64     `json:"used"`             // today
+	UsedUp time.Time `json:"used_up,omitzero"` // when, if messages go on as in the last hour; zero if not today
+}
+
 // IdentityStatus is one identity's connection and lane.
 type IdentityStatus struct {
 	Identity  string    `json:"identity"`
 	Proof     string    `json:"proof"` // how it proves itself, where, and until when if somebody must see to that
+	State     string    `json:"state"` // connecting, connected, offline, refused, busy or conflict
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"`
 	Waiting   int64     `json:"waiting"` // entries in its lane
