@@ -53,7 +53,7 @@ have been executed, 4 the hub knows no such device, module or enrolment.`,
 	f.Lookup("connection-string").DefValue = ""
 	f.BoolVar(&o.asJSON, "json", false, "print JSON for programs")
 	c.AddCommand(hubDevicesCommand(io, o), hubConnectionStringCommand(io, o), hubTokenCommand(io, o), hubCallCommand(io, o),
-		hubTwinCommand(io, o), hubSendCommand(io, o), hubWatchCommand(io, o), hubFaultsCommand(io, o), hubPageCommand(io, o))
+		hubTwinCommand(io, o), hubSendCommand(io, o), hubWatchCommand(io, o), hubEnrolmentsCommand(io, o), hubFaultsCommand(io, o), hubPageCommand(io, o))
 	return group(c)
 }
 

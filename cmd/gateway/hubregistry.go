@@ -107,19 +107,22 @@ func ifMatch(etag string) http.Header {
 	return http.Header{"If-Match": {`"` + strings.Trim(etag, `"`) + `"`}}
 }
 
-// query calls each with every twin that the query selects, page by page (SVC-20).
+// query calls each with every twin that the query selects (SVC-20).
 func (h *hubClient) query(ctx context.Context, query string, each func(hubTwin) error) error {
-	header := http.Header{}
+	return pages(ctx, h, hubRequest{method: http.MethodPost, path: "/devices/query?" + hubAPI, body: map[string]string{"query": query}}, each)
+}
+
+// pages calls each with every element of a request's answer, page by page.
+func pages[T any](ctx context.Context, h *hubClient, r hubRequest, each func(T) error) error {
+	r.header = http.Header{}
 	for {
-		var page []hubTwin
-		got, err := h.ask(ctx, hubRequest{
-			method: http.MethodPost, path: "/devices/query?" + hubAPI, header: header, body: map[string]string{"query": query},
-		}, &page)
+		var page []T
+		got, err := h.ask(ctx, r, &page)
 		if err != nil {
 			return err
 		}
-		for _, t := range page {
-			if err := each(t); err != nil {
+		for _, one := range page {
+			if err := each(one); err != nil {
 				return err
 			}
 		}
@@ -127,7 +130,7 @@ func (h *hubClient) query(ctx context.Context, query string, each func(hubTwin) 
 		if next == "" {
 			return nil
 		}
-		header.Set("x-ms-continuation", next)
+		r.header.Set("x-ms-continuation", next)
 	}
 }
 
