@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -172,4 +173,18 @@ func TestWithoutAHubTheRemedyIsNamed(t *testing.T) {
 	}
 	hubLine(t, "", "devices", "list").wants(t, 1, "gateway hubsim", "--connection-string")
 	hubLine(t, "", "--connection-string", "HostName=x", "devices", "list").wants(t, 1, "SharedAccessKeyName")
+}
+
+// completed is what the shell is offered for a command line, the last word of which is begun.
+func completed(t *testing.T, words []string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if code := execute(t.Context(), words, streams{out: &out, err: io.Discard, in: strings.NewReader("")}); code != 0 {
+		t.Errorf("%v: exit code %d", words, code)
+	}
+	offered, _, ok := strings.Cut(out.String(), ":4\n") // that no files are meant
+	if !ok {
+		t.Errorf("%v: offers files too: %s", words, out.String())
+	}
+	return offered
 }
