@@ -285,7 +285,7 @@ func (e *happening) what(kind string) string {
 		took := time.Duration(e.Milliseconds) * time.Millisecond
 		return strings.TrimSuffix(fmt.Sprintf("disconnected after %v: %s", took, e.Description), ": ")
 	case kind == "method" && e.Error != "":
-		return "method " + e.Method + ": " + e.Error
+		return "method " + e.Method + ": " + strings.TrimPrefix(e.Error, "hubsim: ")
 	case kind == "method":
 		return fmt.Sprintf("method %s: status %s in %d ms", e.Method, e.Status, e.Milliseconds)
 	case kind == "twin":
