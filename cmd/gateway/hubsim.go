@@ -63,10 +63,10 @@ reference points, if no file is there yet.
 With --workload-socket it also takes the place of the IoT Edge runtime: a program that is started with the
 environment it prints is a module.
 
-The service side wants a token too. Faults are set over it, for instance the next 3 PUBACKs of dev1 lost:
+While it runs, gateway hub is its service side: who is connected, what arrives, methods, twins. In a browser the
+same is at the address that gateway hub page prints. Faults, for instance the next 3 PUBACKs of dev1 lost:
 
-  curl --cacert ca.pem -H "Authorization: $(gateway hub token --service)" \
-    https://localhost:8443/hubsim/faults -d '{"identity": "dev1", "dropAcks": 3}'
+  gateway hub faults arm dev1 --drop-acks 3
 
 docs/hubsim.md has every path, fault and setting; docs/hub-conformance.md what the simulator does,
 clause by clause; docs/commissioning.md a whole plant.`,
@@ -218,7 +218,11 @@ func (o *hubsimOptions) show(w io.Writer, hub *hubsim.Hub, strs []string) {
 	} else {
 		t.AppendRow(table.Row{"certificate to trust", "https://" + hub.HTTPSAddr() + "/hubsim/ca.pem"})
 	}
-	t.AppendRow(table.Row{"in a browser", hub.PageURL()})
+	page := "what gateway hub page prints" // with its key, which is for people, not for a log
+	if terminal(w) {
+		page = hub.PageURL()
+	}
+	t.AppendRow(table.Row{"in a browser", page})
 	t.AppendRow(table.Row{"see what arrives with", "gateway hub watch"})
 	t.AppendRow(table.Row{"call a method with", "gateway hub call DEVICE METHOD JSON"})
 	t.Render()
