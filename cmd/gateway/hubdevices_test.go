@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	gateway "iothub-gateway"
 )
 
 func TestDevicesAreAddedListedShownDisabledAndRemoved(t *testing.T) {
@@ -79,7 +81,16 @@ func TestCompletionKnowsDevicesModulesAndWords(t *testing.T) {
 	if _, err := hub.Register("boiler", "camera"); err != nil {
 		t.Fatal(err)
 	}
+	note, err := readNote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	note.Methods = map[gateway.IdentityID][]string{"mixer": {"stir", "setSpeed"}} // as of hubsim --mapping
+	if err := writeNote(simulatorNote(), note); err != nil {
+		t.Fatal(err)
+	}
 	for line, want := range map[string]string{
+		"call mixer ":           "setSpeed\nstir\n",
 		"devices show bo":       "boiler\nboiler-2\n",
 		"twin get boiler/":      "boiler/camera\n",
 		"send mixer x --ack ":   "none\npositive\nnegative\nfull\n",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -203,6 +204,7 @@ Exit code: 0 added, 1 not added (there is one already, or the service refused it
 				fmt.Fprintf(io.err, "%s is enrolled\n", args[0])
 				return nil
 			}
+			hub.sayScope(c.Context(), io.err, args[0])
 			return showEnrolmentKey(c, io, o, enrolmentKey{hub: hub, id: args[0], group: e.group})
 		},
 	}
@@ -214,6 +216,15 @@ Exit code: 0 added, 1 not added (there is one already, or the service refused it
 	f.StringVar(&e.twin, "initial-twin", "", "JSON of the twin that it begins with: {\"tags\": {..}, \"properties\": {\"desired\": {..}}}")
 	f.BoolVar(&e.disabled, "disabled", false, "nobody is let in by it yet")
 	return c
+}
+
+// sayScope says what a device that was just enrolled wants to know beside its key. A real service's scope
+// stands in the portal.
+func (h *hubClient) sayScope(ctx context.Context, w io.Writer, id string) {
+	var service struct{ IDScope, Host string }
+	if h.simulated() && h.do(ctx, http.MethodGet, "/hubsim/provisioning", nil, &service) == nil {
+		fmt.Fprintf(w, "%s is enrolled; its device asks %s with id scope %s and this key:\n", id, service.Host, service.IDScope)
+	}
 }
 
 // settle completes the enrolment called id.

@@ -14,7 +14,7 @@ import (
 func TestEnrolmentsAreAddedListedShownAndRemoved(t *testing.T) {
 	hub := simulatedHub(t)
 	hubLine(t, "", "enrolments", "list").wants(t, 0, "none;")
-	key := strings.TrimSpace(hubLine(t, "", "enrolments", "add", "boiler-7", "--device-id", "boiler-plc").wants(t, 0).out)
+	key := strings.TrimSpace(hubLine(t, "", "enrolments", "add", "boiler-7", "--device-id", "boiler-plc").wants(t, 0, "id scope "+hub.IDScope()).out)
 	groupKey := strings.TrimSpace(hubLine(t, "", "enrolments", "add", "plant-7", "--group", "--initial-twin", `{"tags":{"hall":3}}`).wants(t, 0).out)
 	hubLine(t, "", "enrolments", "list").wants(t, 0, "boiler-7", "individual", "plant-7", "group", "symmetricKey")
 	listed := hubLine(t, "", "enrollments", "list", "--json").wants(t, 0)
