@@ -48,6 +48,7 @@ func TestThePageShowsADeviceOfMicrosoftsSDK(t *testing.T) {
 	page.shows("#rows", "disconnected")
 	hub.RefuseConnects("dev1", 0, 0)
 	looksWellOnAPhone(t, page)
+	catchesUpWhenSeenAgain(t, hub, page)
 	page.isUnharmed()
 }
 
@@ -112,4 +113,19 @@ func looksWellOnAPhone(t *testing.T, page *chromium) {
 			t.Errorf("%s: the ground is %s, want %s", scheme, got, want)
 		}
 	}
+}
+
+// catchesUpWhenSeenAgain hides the page, as another tab does, while something happens.
+func catchesUpWhenSeenAgain(t *testing.T, hub *hubsim.Hub, page *chromium) {
+	t.Helper()
+	hide := func(hidden string) {
+		page.value("Object.defineProperty(document, 'hidden', {value: " + hidden + ", configurable: true})")
+		page.value("document.dispatchEvent(new Event('visibilitychange'))")
+	}
+	hide("true")
+	serviceOf(t, hub).do("PATCH", "/twins/dev1?api-version=2021-04-12", `{"tags":{"hall":"seven"}}`, nil)
+	hide("false")
+	eventually(t, waitForPage, "the page has the tag that was set meanwhile", func() bool {
+		return strings.Contains(page.value(find("#twin [name=tags]")+".value"), `"hall": "seven"`)
+	})
 }

@@ -277,6 +277,7 @@ func TestAnOpenPageIsToldWhatChanges(t *testing.T) {
 	for _, lines := range []*bufio.Scanner{all, one} {
 		piece(t, lines, "row", ">disconnected<")
 	}
+	piece(t, one, "twin", "reported")
 	c := hub.rawConnected(t, "dev1", true)
 	for _, lines := range []*bufio.Scanner{all, one} {
 		piece(t, lines, "row", ">connected<")

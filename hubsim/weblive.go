@@ -40,8 +40,8 @@ func (w *web) live(out http.ResponseWriter, r *http.Request) {
 	l.after, l.watcher = newest, w.hub.registry.feed.join(func(_, identity string) bool { return l.takes(identity) })
 	defer w.hub.registry.feed.leave(l.watcher)
 	out.Header().Set("Content-Type", "text/event-stream")
-	// It may have connected, or gone, since the page was rendered.
-	if l.sendRows() == nil {
+	// It may have connected, gone, or got another twin since the page was rendered.
+	if l.sendRows() == nil && l.sendTwin() == nil {
 		l.run(r.Context())
 	}
 }
@@ -109,7 +109,7 @@ func (l *webLive) sendNews() (newer <-chan struct{}, err error) {
 			return nil, err
 		}
 	}
-	if twin && l.id != "" {
+	if twin {
 		return newer, l.sendTwin()
 	}
 	return newer, nil
@@ -168,6 +168,7 @@ func (l *webLive) sendRow(identity string) error {
 	return l.send("row", "row", l.row(id))
 }
 
+// sendTwin sends the twin that the page is about, if there is one.
 func (l *webLive) sendTwin() error {
 	id := l.hub.registry.find(l.id)
 	if id == nil {

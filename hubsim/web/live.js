@@ -39,11 +39,27 @@ const events = {
 }
 
 const link = document.getElementById('link')
-if (document.body.dataset.live) {
-  const source = new EventSource(document.body.dataset.live)
+let source
+let last // the newest message that was shown
+
+const listen = () => {
+  const from = new URL(document.body.dataset.live, location)
+  if (last) from.searchParams.set('after', last)
+  source = new EventSource(from)
   source.onopen = () => { link.textContent = 'live'; link.className = 'pill good' }
   source.onerror = () => { link.textContent = 'the hub is away'; link.className = 'pill bad' }
-  for (const [name, act] of Object.entries(events)) source.addEventListener(name, (e) => act(e.data))
+  for (const [name, act] of Object.entries(events)) {
+    source.addEventListener(name, (e) => {
+      last = e.lastEventId || last
+      act(e.data)
+    })
+  }
+}
+
+// A browser has six connections to a hub for all its tabs: only one that is seen holds one.
+if (document.body.dataset.live) {
+  listen()
+  document.addEventListener('visibilitychange', () => document.hidden ? source.close() : listen())
 }
 
 document.addEventListener('submit', async (event) => {
