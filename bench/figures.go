@@ -163,7 +163,8 @@ func figures() []figure {
 	all = append(all, diskFigures()...)
 	all = append(all, depthFigures()...)
 	all = append(all, modbusFigures()...)
-	return append(all, hubFigures()...)
+	all = append(all, hubFigures()...)
+	return append(all, registryFigures()...)
 }
 
 // hubFigures are those of the simulated hub.

@@ -65,7 +65,9 @@ func (h *Hub) postEntries(r *http.Request) (any, error) {
 		return nil, err
 	}
 	for _, e := range all {
-		h.cutDisabled(e.ID)
+		if e.Status == "disabled" {
+			h.cutDisabled(e.ID)
+		}
 	}
 	if !result.IsSuccessful {
 		return reply{status: http.StatusBadRequest, body: result}, nil

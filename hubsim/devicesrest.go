@@ -42,7 +42,7 @@ func (h *Hub) putDevice(r *http.Request) (any, error) {
 		}
 		return nil
 	}})
-	if err == nil {
+	if err == nil && body.Status == "disabled" {
 		h.cutDisabled(done.DeviceID)
 	}
 	done.Credential = reg.Credential

@@ -299,7 +299,7 @@ func (h *Hub) SetEnabled(device, module string, enabled bool) error {
 		reg.setStatus(!enabled, time.Now())
 		return nil
 	}})
-	if err == nil {
+	if err == nil && !enabled {
 		h.cutDisabled(device)
 	}
 	return err

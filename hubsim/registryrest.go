@@ -45,7 +45,9 @@ func (h *Hub) putEntry(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.cutDisabled(device)
+	if e.Status == "disabled" {
+		h.cutDisabled(device)
+	}
 	return h.getEntry(r)
 }
 
