@@ -321,12 +321,32 @@ func (row *queryRow) property(f path) any {
 	case f[1] == "$version" && len(f) == 2:
 		return float64(part.Version)
 	case f[1] == "$metadata":
-		if part.Stamps == nil {
-			return nothing
-		}
-		return inside(part.Stamps.metadata(), f[2:])
+		return part.Stamps.find(f[2:])
 	}
 	return inside(part.Values, f[1:])
+}
+
+// find is what stands in $metadata at the end of a path.
+func (s *stamps) find(f path) any {
+	for i, name := range f {
+		switch {
+		case s == nil:
+			return nothing
+		case i == len(f)-1 && name == "$lastUpdated":
+			return s.At
+		case i == len(f)-1 && name == "$lastUpdatedVersion" && s.Version > 0:
+			return float64(s.Version)
+		}
+		s = s.In[name]
+	}
+	if s == nil {
+		return nothing
+	}
+	text, err := s.append(nil)
+	if err != nil {
+		return nothing
+	}
+	return json.RawMessage(text)
 }
 
 // inside is what stands in o at the end of a path.
@@ -343,13 +363,10 @@ func inside(o object, f path) any {
 		}
 		value = inner
 	}
-	switch v := value.(type) {
-	case json.Number:
-		if n, err := v.Float64(); err == nil {
+	if number, ok := value.(json.Number); ok {
+		if n, err := number.Float64(); err == nil {
 			return n
 		}
-	case uint64: // of metadata
-		return float64(v)
 	}
 	return value
 }

@@ -116,13 +116,14 @@ func TestAQueryFindsWhatItsConditionSays(t *testing.T) {
 func TestAQueryPicksFields(t *testing.T) {
 	row := queriedTwin(t)
 	for fields, want := range map[string]string{
-		"deviceId":                            `{"deviceId":"dev1"}`,
-		"tags.site AS town, tags.deep.er":     `{"er":{"est":7},"town":"Oslo"}`,
-		"tags.none, moduleId, tags.floor":     `{"floor":-2}`,
-		"tags.list as l,tags.open":            `{"l":[1],"open":true}`,
-		"capabilities, status":                `{"capabilities":{"iotEdge":true},"status":"enabled"}`,
-		"properties.reported":                 `{"reported":{"$metadata":{"$lastUpdated":"0001-01-01T00:00:00Z"},"$version":1}}`,
-		"properties.desired.$version AS v":    `{"v":2}`,
+		"deviceId":                         `{"deviceId":"dev1"}`,
+		"tags.site AS town, tags.deep.er":  `{"er":{"est":7},"town":"Oslo"}`,
+		"tags.none, moduleId, tags.floor":  `{"floor":-2}`,
+		"tags.list as l,tags.open":         `{"l":[1],"open":true}`,
+		"capabilities, status":             `{"capabilities":{"iotEdge":true},"status":"enabled"}`,
+		"properties.reported":              `{"reported":{"$metadata":{"$lastUpdated":"0001-01-01T00:00:00Z"},"$version":1}}`,
+		"properties.desired.$version AS v": `{"v":2}`,
+		"properties.desired.$metadata.limits AS m, properties.desired.$metadata.interval": `{"interval":{"$lastUpdated":"2023-11-14T22:13:20Z","$lastUpdatedVersion":2}}`,
 		"lastActivityTime as at":              `{"at":"2026-03-01T12:00:00.0000005Z"}`,
 		"properties.desired.[[interval]], $x": "",
 	} {

@@ -13,6 +13,11 @@ type registration struct {
 	DeviceID     string `json:"deviceId"`
 	ModuleID     string `json:"moduleId,omitempty"`
 	GenerationID uint64 `json:"generationId,string"`
+	settings
+}
+
+// settings are what may change of a registration.
+type settings struct {
 	Credential
 	// Disabled is an identity that may not connect (CON-36), since StatusAt and for StatusReason.
 	Disabled     bool      `json:"disabled,omitempty"`
@@ -92,7 +97,7 @@ func (r *registry) put(w wish) (registration, *saved, error) {
 		return id.registration, r.state.write(), err
 	}
 	reg.Revision++
-	id.registration = reg
+	id.settings = reg.settings // the ids are read without the lock
 	r.tellDevice("update", reg)
 	return reg, r.state.put(identityKind, id.name(), reg), nil
 }
@@ -147,7 +152,7 @@ func (r *registry) create(w wish) (registration, *saved, error) {
 func newRegistration(device, module string) registration {
 	return registration{
 		DeviceID: device, ModuleID: module, GenerationID: uint64(time.Now().UnixNano()),
-		Credential: Credential{}.replace(Credential{}), Revision: uint64(rand.Uint32()),
+		settings: settings{Credential: Credential{}.replace(Credential{}), Revision: uint64(rand.Uint32())},
 	}
 }
 

@@ -163,3 +163,29 @@ func TestRegistryOperationsAndQueriesHaveTheirLimits(t *testing.T) {
 		}
 	}
 }
+
+// What is registered of a device may change at any moment, also while it sends.
+func TestAnEntryChangesWhileItsDeviceSends(t *testing.T) {
+	hub := startHub(t, hubConfig())
+	service := hub.rest(t)
+	client := hub.paho(t, "dev1")
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for range 50 {
+			client.Publish(dev1Events, 1, false, "{}").Wait()
+		}
+	}()
+	last := ""
+	for i := range 20 {
+		e := service.entry("PUT", "/devices/dev1", fmt.Sprintf(`{"statusReason":"%d"}`, i), "*")
+		if e.ETag == last {
+			t.Errorf("the etag is %s again", last)
+		}
+		last = e.ETag
+	}
+	<-sent
+	if got := hub.Received(); got != 50 {
+		t.Errorf("%d messages arrived", got)
+	}
+}

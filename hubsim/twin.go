@@ -141,11 +141,17 @@ func (s section) values() object {
 
 // withMetadata is the section as the service side sees it.
 func (s section) withMetadata() (json.RawMessage, error) {
-	all := merge(s.Values, object{})
+	values, err := appendObject(nil, s.values(), s.Version) // has $version at least
+	if err != nil {
+		return nil, err
+	}
 	metadata := s.Stamps
 	if metadata == nil {
 		metadata = &stamps{}
 	}
-	all["$metadata"] = metadata.metadata()
-	return appendObject(nil, all, s.Version)
+	b, err := metadata.append([]byte(`{"$metadata":`))
+	if err != nil {
+		return nil, err
+	}
+	return append(append(b, ','), values[1:]...), nil
 }

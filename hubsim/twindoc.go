@@ -248,16 +248,23 @@ func (old *stamps) stamp(value any, at time.Time, version uint64) *stamps {
 	return fresh
 }
 
-// metadata is the form of $metadata. What was never written has no version.
-func (s *stamps) metadata() object {
-	m := object{"$lastUpdated": s.At.UTC()}
+// append writes the form of $metadata, names in their order. What was never written has no version.
+func (s *stamps) append(b []byte) ([]byte, error) {
+	b = s.At.UTC().AppendFormat(append(b, `{"$lastUpdated":"`...), time.RFC3339Nano+`"`)
 	if s.Version > 0 {
-		m["$lastUpdatedVersion"] = s.Version
+		b = strconv.AppendUint(append(b, `,"$lastUpdatedVersion":`...), s.Version, 10)
 	}
-	for key, inner := range s.In {
-		m[key] = inner.metadata()
+	for _, key := range slices.Sorted(maps.Keys(s.In)) {
+		name, err := json.Marshal(key)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(append(b, ','), name...), ':')
+		if b, err = s.In[key].append(b); err != nil {
+			return nil, err
+		}
 	}
-	return m
+	return append(b, '}'), nil
 }
 
 // appendObject writes o in the order of its names, with "$version" at the end if it is not 0.
