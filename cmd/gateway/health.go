@@ -6,18 +6,23 @@ import (
 	"strings"
 	"time"
 
+	limits "golang.org/x/time/rate"
+
 	gateway "iothub-gateway"
 	"iothub-gateway/internal/control"
 )
 
 const (
-	healthEvery = 5 * time.Second
-	// A device's health is reported when its state or error changes, but not more often than healthPause,
-	// and at least every healthRefresh while it is up.
+	healthEvery = 2 * time.Second
+	// A device's health is reported when its state or error changes: healthBurst changes at once, then one
+	// each healthPause; and every healthRefresh while it is up.
 	healthPause   = 15 * time.Second
+	healthBurst   = 4
 	healthRefresh = time.Hour
+	// unknownFor is how long a device that nothing is known of yet is not reported.
+	unknownFor = time.Minute
 	// fleetEvery is how often the gateway's own identity sends a message; its reported properties follow
-	// changes at healthPause.
+	// changes as those of devices do.
 	fleetEvery = 5 * time.Minute
 	// longestReason is how much of an error is reported, in bytes.
 	longestReason = 500
@@ -30,21 +35,18 @@ const (
 type reportedHealth struct {
 	state, error string
 	lastGood     time.Time
-	at           time.Time
+	at           time.Time // zero: nothing was
 }
 
-// due tells whether the state d at now is worth a report.
-func (s reportedHealth) due(d control.DeviceStatus, now time.Time) bool {
-	switch age := now.Sub(s.at); {
+// differs tells whether the state d at now is worth a report; up is for how long the gateway has run.
+func (s reportedHealth) differs(d control.DeviceStatus, now time.Time, up time.Duration) bool {
+	switch {
 	case s.at.IsZero():
-		return true
-	case age < healthPause:
-		return false
+		return d.State != "unknown" || up >= unknownFor
 	case s.state != d.State || s.error != d.Error:
 		return true
-	default:
-		return age >= healthRefresh && !d.LastGood.Equal(s.lastGood)
 	}
+	return now.Sub(s.at) >= healthRefresh && !d.LastGood.Equal(s.lastGood)
 }
 
 // health reports how the devices behind each identity are, and, if the mapping has an identity for the
@@ -53,12 +55,13 @@ type health struct {
 	s     *service
 	owner map[string]gateway.IdentityID // by the device's name
 	said  map[string]reportedHealth
-	fleet reportedHealth // what was reported of the fleet, in error
-	sent  time.Time      // the fleet's message
+	pace  map[string]*limits.Limiter // by the device's name; "" is the fleet
+	fleet reportedHealth             // what was reported of the fleet, in error
+	sent  time.Time                  // the fleet's message
 }
 
 func newHealth(s *service) *health {
-	h := &health{s: s, owner: map[string]gateway.IdentityID{}, said: map[string]reportedHealth{}}
+	h := &health{s: s, owner: map[string]gateway.IdentityID{}, said: map[string]reportedHealth{}, pace: map[string]*limits.Limiter{}}
 	for _, d := range s.cfg.plant.Devices {
 		if d.Identity != "" {
 			h.owner[d.Name] = d.Identity
@@ -93,7 +96,7 @@ func (h *health) devices(all []control.DeviceStatus, now time.Time) {
 		id, ok := h.owner[d.Device]
 		was := h.said[d.Device]
 		d.Error = shortened(d.Error)
-		if !ok || !was.due(d, now) {
+		if !ok || !was.differs(d, now, now.Sub(h.s.started)) || !h.may(d.Device, now) {
 			continue
 		}
 		h.said[d.Device] = reportedHealth{d.State, d.Error, d.LastGood, now}
@@ -102,6 +105,14 @@ func (h *health) devices(all []control.DeviceStatus, now time.Time) {
 			h.s.pool.Refresh(id)
 		}
 	}
+}
+
+// may takes one report of a device from what it may send.
+func (h *health) may(device string, now time.Time) bool {
+	if h.pace[device] == nil {
+		h.pace[device] = limits.NewLimiter(limits.Every(healthPause), healthBurst)
+	}
+	return h.pace[device].AllowN(now, 1)
 }
 
 // healthText is a device's health as it is reported; what is not known is left out.
@@ -174,7 +185,7 @@ func (h *health) whole(ctx context.Context, id gateway.IdentityID, f fleet, now 
 	f.Waiting, f.Bytes, f.Oldest = 0, 0, time.Time{} // these change all the time: they are in the message
 	counts, err := json.Marshal(f)
 	early := h.fleet.at.IsZero() && f.Connected == 0 // the first report waits for the first connection
-	if err == nil && !early && h.fleet.due(control.DeviceStatus{Error: string(counts)}, now) {
+	if err == nil && !early && h.fleet.error != string(counts) && h.may("", now) {
 		h.fleet = reportedHealth{error: string(counts), at: now}
 		h.s.report(id, fleetHealth, text)
 	}

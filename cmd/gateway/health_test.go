@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	limits "golang.org/x/time/rate"
 
 	"iothub-gateway/internal/control"
 )
@@ -14,6 +15,7 @@ func TestADevicesHealthIsReportedWhenItChangesAndNotTooOften(t *testing.T) {
 	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	up := control.DeviceStatus{State: "up", LastGood: now}
 	down := control.DeviceStatus{State: "down", LastGood: now, Error: "no answer"}
+	unknown := control.DeviceStatus{State: "unknown"}
 	before := func(age time.Duration, d control.DeviceStatus) reportedHealth {
 		return reportedHealth{d.State, d.Error, now.Add(-age), now.Add(-age)}
 	}
@@ -21,19 +23,31 @@ func TestADevicesHealthIsReportedWhenItChangesAndNotTooOften(t *testing.T) {
 		what string
 		was  reportedHealth
 		d    control.DeviceStatus
+		up   time.Duration
 		want bool
 	}{
-		{"the first time", reportedHealth{}, up, true},
-		{"nothing has changed", before(10*time.Minute, up), up, false},
-		{"it is down", before(10*time.Minute, up), down, true},
-		{"it flaps", before(10*time.Second, up), down, false},
-		{"another error", before(10*time.Minute, down), control.DeviceStatus{State: "down", Error: "exception 6"}, true},
-		{"an hour has passed", before(time.Hour, up), up, true},
-		{"an hour without a good reading", before(time.Hour, down), control.DeviceStatus{State: "down", Error: "no answer", LastGood: now.Add(-time.Hour)}, false},
+		{"the first time", reportedHealth{}, up, time.Second, true},
+		{"nothing is known yet", reportedHealth{}, unknown, time.Second, false},
+		{"nothing is known for long", reportedHealth{}, unknown, time.Minute, true},
+		{"nothing has changed", before(10*time.Minute, up), up, time.Hour, false},
+		{"it is down", before(time.Second, up), down, time.Hour, true},
+		{"another error", before(time.Second, down), control.DeviceStatus{State: "down", Error: "exception 6"}, time.Hour, true},
+		{"an hour has passed", before(time.Hour, up), up, time.Hour, true},
+		{"an hour without a good reading", before(time.Hour, down), control.DeviceStatus{State: "down", Error: "no answer", LastGood: now.Add(-time.Hour)}, time.Hour, false},
 	} {
-		if got := c.was.due(c.d, now); got != c.want {
+		if got := c.was.differs(c.d, now, c.up); got != c.want {
 			t.Errorf("%s: %v", c.what, got)
 		}
+	}
+	h := &health{pace: map[string]*limits.Limiter{}}
+	reports := 0
+	for second := range 60 { // it flaps
+		if h.may("boiler", now.Add(time.Duration(second)*time.Second)) {
+			reports++
+		}
+	}
+	if reports < healthBurst || reports > healthBurst+4 || !h.may("burner", now) {
+		t.Errorf("%d reports of a device that flaps for a minute", reports)
 	}
 	if got := string(healthText(up)); got != `{"state":"up","lastGood":"2026-11-26T12:00:00Z"}` {
 		t.Error(got)
