@@ -37,8 +37,15 @@ type pipeState struct {
 	users    []string
 	got      []string // bodies of telemetry
 	answers  []string // topics of answers to methods
+	acks     []acked  // of what the hub sent at QoS 1
 	present  net.Conn
 	ended    []string // how connections ended: "DISCONNECT" or "lost"
+}
+
+// acked is an acknowledgement of the device.
+type acked struct {
+	packet uint16
+	at     time.Time
 }
 
 func (h *pipeHub) dial(context.Context, identity.Login) (*dial.Conn, error) {
@@ -99,6 +106,8 @@ func (h *pipeHub) answer(conn net.Conn, packet packets.ControlPacket) []packets.
 		ack := reply(packets.Unsuback).(*packets.UnsubackPacket)
 		ack.MessageID = p.MessageID
 		return []packets.ControlPacket{ack}
+	case *packets.PubackPacket:
+		h.acks = append(h.acks, acked{p.MessageID, time.Now()})
 	case *packets.PingreqPacket:
 		h.pings = append(h.pings, time.Now())
 		if !h.deaf {
@@ -131,6 +140,16 @@ func (h *pipeHub) call(rid string) bool {
 	conn := h.present
 	h.mu.Unlock()
 	return conn != nil && p.Write(conn) == nil
+}
+
+// push sends a cloud-to-device message to the device d.
+func (h *pipeHub) push(t *testing.T, packet uint16) {
+	t.Helper()
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.TopicName, p.Qos, p.MessageID = fmt.Sprintf("devices/d/messages/devicebound/%%24.mid=m%d", packet), 1, packet
+	if err := p.Write(h.now().present); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // shelf is a lane in memory.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,6 +201,38 @@ func TestWhatCannotBeNotedIsNotExecutedAndSaysSo(t *testing.T) {
 	if got := r.done(); len(got) != 0 {
 		t.Errorf("executed %v", got)
 	}
+}
+
+func TestEveryMessageIsAcknowledgedInOrderWithin45SecondsHoweverLongTheFirstTakes(t *testing.T) {
+	var executed atomic.Int32
+	cfg := Config{State: newNotes(), Message: func(ctx context.Context, _ gateway.CloudMessage) gateway.Reply {
+		executed.Add(1)
+		<-ctx.Done() // a device that never answers
+		return gateway.Reply{Status: 504, Body: []byte(`{"code":"no-answer"}`)}
+	}}
+	m := member("d", holdsFor("d", time.Hour))
+	m.Messages = true
+	bubble(t, cfg, []Member{m}, nil, func(hub *pipeHub, _ *Pool) {
+		start := time.Now()
+		for packet := range uint16(20) {
+			hub.push(t, packet+1)
+		}
+		later(time.Minute)
+		acks := hub.now().acks
+		for i, a := range acks {
+			if a.packet != uint16(i+1) || a.at.Sub(start) > 45*time.Second {
+				t.Errorf("acknowledgement %d is of packet %d, after %v", i+1, a.packet, a.at.Sub(start))
+			}
+		}
+		if len(acks) != 20 || executed.Load() != 1 {
+			t.Errorf("%d acknowledgements, %d executions: what came too late for its turn is refused", len(acks), executed.Load())
+		}
+		hub.push(t, 21)
+		later(time.Second)
+		if executed.Load() != 2 {
+			t.Error("the next one has its turn at once")
+		}
+	})
 }
 
 func TestAMessageThatFindsTheGatewayStoppingIsLeftToTheHub(t *testing.T) {

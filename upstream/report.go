@@ -15,7 +15,7 @@ const (
 
 // Report makes value, JSON, what the dotted path name of id's reported properties says; null removes it. It
 // is sent when the identity is connected, together with what else has changed, at the pace the hub allows. The
-// error says that the value is too large, or that there is no such identity.
+// error says that the value is too large; an identity that is not there is none.
 func (p *Pool) Report(id gateway.IdentityID, name string, value []byte) error {
 	l := p.find(id)
 	if l == nil {
