@@ -10,6 +10,10 @@
 //     all they share is the pace at which connections are opened and, if the operator limits it, the
 //     rate at which messages are sent, which they take turns in.
 //   - A direct method is answered on the connection it came on, or not at all.
+//   - A cloud-to-device message is executed at most once, also across restarts, and acknowledged once its
+//     outcome is known and noted, in the order of arrival, within 45 s.
+//   - Desired properties are applied in the order of their versions, and what became of each is reported as
+//     what really happened.
 //
 // The MQTT client is paho's, a fresh one for each connection and stripped of everything that remembers
 // or repeats: the queue does that.

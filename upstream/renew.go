@@ -66,7 +66,7 @@ func (r *renewal) look() {
 	case r.ctx.Err() != nil:
 	case r.s.login.Watch && !r.replaced():
 		r.timer.Reset(watchIn(r.s.random()))
-	case r.s.busy.Load() > 0 && time.Until(r.s.login.Expires) > r.life/20:
+	case (r.s.busy.Load() > 0 || !r.s.letters.idle()) && time.Until(r.s.login.Expires) > r.life/20:
 		r.timer.Reset(busyRetry)
 	default:
 		r.stop(errRenew)
