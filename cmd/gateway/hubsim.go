@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +22,6 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
-	"iothub-gateway/identity"
 	"iothub-gateway/mapping"
 )
 
@@ -112,7 +109,7 @@ func (o *hubsimOptions) run(ctx context.Context, std streams, mqttGiven bool) er
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(o.link(hub), addDeviceCA(hub, o.deviceCA), registerPlant(std.err, hub, plant, o.mapping)); err != nil {
+	if err := errors.Join(o.link(hub), addDeviceCA(hub, o.deviceCA), o.registerPlant(std.err, hub, plant)); err != nil {
 		return err
 	}
 	strs, err := o.registerDevices(hub)
@@ -158,8 +155,18 @@ func (o *hubsimOptions) settle(std streams, mqttGiven bool) (plant *mapping.Plan
 	if o.HostName == "" {
 		o.HostName = plant.Hub.Host
 	}
-	if plant.Hub.Port != 0 && isLocal(plant.Hub.Host) && !mqttGiven {
-		o.MQTT = net.JoinHostPort("127.0.0.1", strconv.Itoa(plant.Hub.Port))
+	port := ""
+	if plant.Hub.Port != 0 && isLocal(plant.Hub.Host) {
+		port = strconv.Itoa(plant.Hub.Port)
+	}
+	if by := plant.Hub.Provisioning; by != nil {
+		o.Provisioning.IDScope = cmp.Or(o.Provisioning.IDScope, by.Scope)
+		if host, own, found := strings.Cut(by.Host, ":"); found && isLocal(host) {
+			port = cmp.Or(port, own)
+		}
+	}
+	if port != "" && !mqttGiven {
+		o.MQTT = net.JoinHostPort("127.0.0.1", port)
 	}
 	return plant, nil
 }
@@ -326,81 +333,4 @@ func noteOf(hub *hubsim.Hub, plant *mapping.Plant) simulator {
 		PID: os.Getpid(), URL: "https://" + hub.HTTPSAddr(), MQTT: hub.MQTTAddr(),
 		CA: string(hub.CAPEM()), ConnectionString: hub.ServiceConnectionString(),
 	}
-}
-
-// registerPlant makes every identity of the mapping known to the hub and leaves its key where the
-// mapping looks for it. A file that is there already keeps its key, and the hub takes it over.
-func registerPlant(w io.Writer, hub *hubsim.Hub, plant *mapping.Plant, mappingPath string) error {
-	if plant == nil {
-		return nil
-	}
-	secrets := secretSource(mappingPath)
-	for _, id := range plant.Identities {
-		device, module := id.ID.Device(), id.ID.Module()
-		if id.Kind != mapping.DeviceKey || id.Registration != "" {
-			if err := registerOther(w, hub, id, secrets); err != nil {
-				return err
-			}
-			continue
-		}
-		if key, err := secrets.Resolve(id.Key); err == nil {
-			if err := hub.RegisterWithKey(device, module, key.Reveal()); err != nil {
-				return err
-			}
-			continue
-		}
-		key, err := hub.Register(device, module)
-		if err != nil {
-			return err
-		}
-		path, isFile := strings.CutPrefix(string(id.Key), "file:")
-		if !isFile {
-			fmt.Fprintf(w, "%s is registered, but its key (%s) is not known here and not a file that could be written: to run the gateway against this hub, give it a file: key\n", id.ID, id.Key)
-			continue
-		}
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(filepath.Dir(mappingPath), path)
-		}
-		if err := writeKey(path, key); err != nil {
-			return fmt.Errorf("key of %s: %w", id.ID, err)
-		}
-	}
-	return nil
-}
-
-// registerOther makes an identity known that does not prove itself with a key of its own. Of those that
-// this hub cannot prove by itself, w gets a line that says what is missing.
-func registerOther(w io.Writer, hub *hubsim.Hub, id mapping.Identity, secrets identity.Source) error {
-	device, module := id.ID.Device(), id.ID.Module()
-	if id.Kind == mapping.Certificate && id.Registration == "" {
-		pair, err := secrets.KeyPair(id.Certificate, id.Key)
-		if err == nil {
-			sum := sha256.Sum256(pair.Leaf.Raw)
-			_, err = hub.RegisterWith(device, module, hubsim.Credential{Thumbprint: hex.EncodeToString(sum[:])})
-			return err
-		}
-		fmt.Fprintf(w, "%s is not registered, because its certificate cannot be read: %v\n", id.ID, err)
-		return nil
-	}
-	if _, err := hub.Register(device, module); err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "%s is registered; it proves itself by %s, which is not of this hub: to run the gateway against it, give it a sas_key\n", id.ID, id.Kind)
-	return nil
-}
-
-// writeKey writes a key that is not there yet, readable by its owner only.
-func writeKey(path, key string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err := file.WriteString(key + "\n"); err != nil {
-		_ = file.Close()
-		return err
-	}
-	return file.Close()
 }
