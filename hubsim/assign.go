@@ -26,10 +26,18 @@ type registering struct {
 	state RegistrationState
 }
 
+// arrival is a device that is assigned to a hub.
+type arrival struct {
+	device     string
+	credential Credential
+	edge       bool
+	twin       []byte // its tags and desired properties, nil leaves them
+}
+
 // candidate is a hub as the provisioning service sees it.
 type candidate interface {
-	// admit registers the device; twin, unless it is nil, is its tags and desired properties.
-	admit(ctx context.Context, device string, c Credential, twin []byte) error
+	// admit registers a device, or gives one that is there this credential and twin.
+	admit(ctx context.Context, a arrival) error
 	// twin is the tags and desired properties of the device, nil if the hub does not have it.
 	twin(ctx context.Context, device string) ([]byte, error)
 	// remove deletes the device; one that is not there is no error.
@@ -39,18 +47,23 @@ type candidate interface {
 // ownHub is the hub that the service came with.
 type ownHub struct{ *Hub }
 
-func (h ownHub) admit(_ context.Context, device string, c Credential, twin []byte) error {
-	if _, err := h.RegisterWith(device, "", c); err != nil {
-		return err
-	}
-	if twin == nil {
-		return nil
-	}
-	e, err := parseEdit(twin, true)
+func (h ownHub) admit(_ context.Context, a arrival) error {
+	c, err := a.credential.normal()
 	if err != nil {
 		return err
 	}
-	id, err := h.lookUp(device, "")
+	_, err = h.registry.register(wish{device: a.device, edit: func(reg *registration) error {
+		reg.Credential, reg.Edge = c.replace(reg.Credential), reg.Edge || a.edge
+		return nil
+	}})
+	if err != nil || a.twin == nil {
+		return err
+	}
+	e, err := parseEdit(a.twin, true)
+	if err != nil {
+		return err
+	}
+	id, err := h.lookUp(a.device, "")
 	if err != nil {
 		return err
 	}
@@ -250,28 +263,32 @@ type move struct {
 
 // settle registers a device at its hub, with what it had at the one before, and says in state how.
 func (h *Hub) settle(ctx context.Context, state *RegistrationState, hub candidate, m move) error {
-	old, oldName, err := h.candidate(m.last.AssignedHub)
-	switch {
-	case m.last.AssignedHub == "":
-		return hub.admit(ctx, state.DeviceID, m.op.credential, m.initialTwin)
-	case err == nil && oldName == state.AssignedHub && m.last.DeviceID == state.DeviceID:
-		state.Substatus = m.last.Substatus
-		return hub.admit(ctx, state.DeviceID, m.op.credential, nil)
-	case err != nil: // its old hub is not known any more
-		state.Substatus = "deviceDataReset"
-		return hub.admit(ctx, state.DeviceID, m.op.credential, m.initialTwin)
+	a := arrival{device: state.DeviceID, credential: m.op.credential, twin: m.initialTwin}
+	a.edge = m.op.enrollment.Capabilities != nil && m.op.enrollment.Capabilities.IotEdge
+	if m.last.AssignedHub == "" {
+		return hub.admit(ctx, a)
 	}
-	twin := m.initialTwin
+	old, oldName, err := h.candidate(m.last.AssignedHub)
 	state.Substatus = "deviceDataReset"
-	if m.op.enrollment.ReprovisionPolicy.MigrateDeviceData {
-		state.Substatus = "deviceDataMigrated"
-		if taken, err := old.twin(ctx, m.last.DeviceID); err != nil {
+	if err != nil { // its old hub is not known any more
+		return hub.admit(ctx, a)
+	}
+	stays := oldName == state.AssignedHub && m.last.DeviceID == state.DeviceID
+	if stays {
+		state.Substatus = m.last.Substatus
+	}
+	if stays || m.op.enrollment.ReprovisionPolicy.MigrateDeviceData {
+		kept, err := old.twin(ctx, m.last.DeviceID)
+		switch {
+		case err != nil:
 			return fmt.Errorf("the twin at %s: %w", oldName, err)
-		} else if taken != nil {
-			twin = taken
+		case kept != nil && stays:
+			a.twin = nil // it is there
+		case kept != nil:
+			a.twin, state.Substatus = kept, "deviceDataMigrated"
 		}
 	}
-	if err := hub.admit(ctx, state.DeviceID, m.op.credential, twin); err != nil {
+	if err := hub.admit(ctx, a); err != nil || stays {
 		return err
 	}
 	return old.remove(ctx, m.last.DeviceID)

@@ -39,9 +39,9 @@ type Enrollment struct {
 	ReprovisionPolicy *ReprovisionPolicy `json:"reprovisionPolicy,omitempty"`
 	// InitialTwin is {"tags": {...}, "properties": {"desired": {...}}}: the twin of a device that is assigned
 	// to a hub for the first time.
-	InitialTwin json.RawMessage `json:"initialTwin,omitempty"`
-	// Capabilities and OptionalDeviceInformation are kept and shown.
-	Capabilities              json.RawMessage `json:"capabilities,omitempty"`
+	InitialTwin  json.RawMessage `json:"initialTwin,omitempty"`
+	Capabilities *Capabilities   `json:"capabilities,omitempty"`
+	// OptionalDeviceInformation is kept and shown.
 	OptionalDeviceInformation json.RawMessage `json:"optionalDeviceInformation,omitempty"`
 
 	// What follows is the service's; what a client sends in its place is ignored.
@@ -51,6 +51,11 @@ type Enrollment struct {
 	LastUpdatedDateTimeUtc time.Time `json:"lastUpdatedDateTimeUtc"`
 	// RegistrationState is where the device of an individual enrolment was assigned, nil if it never was.
 	RegistrationState *RegistrationState `json:"registrationState,omitempty"`
+}
+
+// Capabilities are those of the devices of an enrolment at their hub.
+type Capabilities struct {
+	IotEdge bool `json:"iotEdge"` // an IoT Edge device
 }
 
 // Attestation is how devices of an enrolment prove who they are.

@@ -194,10 +194,14 @@ func FuzzParseUserName(f *testing.F) {
 	for _, text := range []string{
 		"contoso.azure-devices.net/dev1/?api-version=2021-04-12&DeviceClientType=azure-iot-device%2F1.18.4%20(node%20v20)", "h/d/m/?api-version=2018-06-30",
 		"h/d/api-version=2016-11-14&model-id=dtmi:com:example:gw;1", "h/d", "h//", "h/d/m/x/?api-version=", "/?", "h/d/?api-version=2021-04-12&api-version=x",
+		"0ne00ABCDEF/registrations/reg-1/api-version=2019-03-31&ClientVersion=azure-iot-provisioning-device%2F1.9.1",
 	} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
+		if u, ok := parseRegistrationUser(text); ok && !strings.HasPrefix(text, u.scope+"/registrations/"+u.id) {
+			t.Errorf("%q is the scope %q, the registration %q", text, u.scope, u.id)
+		}
 		got, err := parseUserName(text)
 		if err != nil {
 			return

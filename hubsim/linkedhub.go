@@ -106,30 +106,34 @@ func (l LinkedHub) open() (*linkedHub, error) {
 	return hub, nil
 }
 
-// admit registers the device; twin, unless it is nil, is its tags and desired properties.
-func (l *linkedHub) admit(ctx context.Context, device string, c Credential, twin []byte) error {
+// admit registers a device, or gives one that is there this credential and twin.
+func (l *linkedHub) admit(ctx context.Context, a arrival) error {
+	c := a.credential
 	proof := map[string]any{"type": c.kind()}
 	if c.kind() == byKey {
 		proof["symmetricKey"] = SymmetricKeys{c.PrimaryKey, c.SecondaryKey}
 	} else {
 		proof["x509Thumbprint"] = map[string]string{"primaryThumbprint": c.Thumbprint, "secondaryThumbprint": c.Thumbprint}
 	}
-	entry := map[string]any{"deviceId": device, "status": statusEnabled, "authentication": proof}
+	entry := map[string]any{"deviceId": a.device, "authentication": proof}
+	if a.edge {
+		entry["capabilities"] = Capabilities{IotEdge: true}
+	}
 	body, err := json.Marshal(entry)
 	if err != nil {
 		return err
 	}
-	put := hubCall{method: http.MethodPut, path: devicePath(device), body: body}
+	put := hubCall{method: http.MethodPut, path: devicePath(a.device), body: body}
 	_, err = l.do(ctx, put)
 	var bad *Error
 	if errors.As(err, &bad) && bad.Status == http.StatusConflict { // it is there: it gets this credential
 		put.always = true
 		_, err = l.do(ctx, put)
 	}
-	if err != nil || twin == nil {
+	if err != nil || a.twin == nil {
 		return err
 	}
-	_, err = l.do(ctx, hubCall{http.MethodPut, twinPath(device), twin, true})
+	_, err = l.do(ctx, hubCall{http.MethodPut, twinPath(a.device), a.twin, true})
 	return err
 }
 

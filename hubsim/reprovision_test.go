@@ -79,14 +79,39 @@ func TestADeviceMovesToTheHubThatItsEnrolmentNames(t *testing.T) {
 			if !now.connects(t, "boiler-7", key) || old != now && old.connects(t, "boiler-7", key) {
 				t.Error("the wrong hub lets it in")
 			}
+			// A device that was deleted at its hub is registered anew, as its enrolment wants it.
+			if err := now.Unregister("boiler-7", ""); err != nil {
+				t.Fatal(err)
+			}
+			if r.provision(); !strings.Contains(now.twin(t, "boiler-7"), `"hall":3`) {
+				t.Error(now.twin(t, "boiler-7"))
+			}
+			if status, _, answer := now.rest(t).do("PATCH", "/twins/boiler-7?api-version=2021-04-12", `{"tags":{"hall":4}}`); status != 200 {
+				t.Fatal(status, answer)
+			}
 			// Asking once more changes nothing.
 			if again := r.provision(); again.AssignedHub != c.hub || !again.CreatedDateTimeUtc.Equal(state.CreatedDateTimeUtc) {
 				t.Errorf("%+v", again)
 			}
-			if twin := now.twin(t, "boiler-7"); !strings.Contains(twin, c.tag) {
+			if twin := now.twin(t, "boiler-7"); !strings.Contains(twin, `"hall":4`) {
 				t.Error(twin)
 			}
 		})
+	}
+}
+
+func TestAnEnrolmentMakesAnEdgeDeviceAtEitherHub(t *testing.T) {
+	west, east := twoHubs(t)
+	for i, hub := range []*testHub{west, east} {
+		id := []string{"edge-1", "edge-2"}[i]
+		e := west.mustEnroll(t, hubsim.Enrollment{
+			RegistrationID: id, IotHubHostName: hub.name, Attestation: hubsim.Attestation{Type: "symmetricKey"},
+			Capabilities: &hubsim.Capabilities{IotEdge: true},
+		})
+		west.registrant(t, id, e.Attestation.SymmetricKey.PrimaryKey, nil).provision()
+		if _, _, entry := hub.rest(t).do("GET", "/devices/"+id+"?api-version=2021-04-12", ""); !strings.Contains(entry, `"capabilities":{"iotEdge":true}`) || !strings.Contains(entry, `"deviceScope":"ms-azure-iot-edge://`+id) {
+			t.Errorf("%s: %s", hub.name, entry)
+		}
 	}
 }
 
