@@ -76,6 +76,11 @@ clause by clause; docs/commissioning.md a whole plant.`,
 			return o.run(c.Context(), std, c.Flags().Changed("mqtt"))
 		},
 	}
+	o.flags(c)
+	return c
+}
+
+func (o *hubsimOptions) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&o.HostName, "host", "", "name of the hub (default: the mapping's, else localhost)")
 	f.StringVar(&o.Dir, "dir", filepath.Join(stateDir(), "hubsim"), "directory of its certificates, devices and messages")
@@ -93,7 +98,6 @@ clause by clause; docs/commissioning.md a whole plant.`,
 	f.IntVar(&o.units, "units", 1, "units of --tier")
 	f.BoolVar(&o.ConnectionStateEvents, "state-events", false, "put an event among the telemetry when a device comes or goes")
 	f.BoolVar(&o.RefuseFilters, "refuse-filters", false, "answer an undocumented SUBSCRIBE with 0x80 instead of closing the connection")
-	return c
 }
 
 // run is the command; mqttGiven tells whether the command line says where to listen for MQTT.
