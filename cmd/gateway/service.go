@@ -42,6 +42,8 @@ type serviceConfig struct {
 	environment func(name string) (string, bool)
 	// psk finds the keys of a listener's devices.
 	psk func(mapping.Listener) func(identity string) ([]byte, bool)
+	// retryMost is upstream's; 0 is its own.
+	retryMost time.Duration
 	// drain is how long stopping waits for the queue to run empty; 0 only for what is in flight.
 	drain time.Duration
 	clock *clock
@@ -98,7 +100,7 @@ func newService(cfg serviceConfig) (*service, error) {
 	s.down = s.newDown()
 	s.pool = upstream.NewPool(upstream.Config{
 		Dial: way.toHub, ServerTime: way.time, Limits: hubLimits(cfg.plant.Hub),
-		State: state, Message: s.message, Desired: s.desired, Log: cfg.log,
+		State: state, Message: s.message, Desired: s.desired, Log: cfg.log, RetryMost: cfg.retryMost,
 		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
 	}, members, s.method)
 	return s, nil
