@@ -1,0 +1,27 @@
+//go:build proof
+
+package upstream
+
+import (
+	"testing"
+	"time"
+
+	"iothub-gateway/internal/faultnet"
+)
+
+func TestProofRenewalsLoseNothingAndAnswerEveryCommand(t *testing.T) {
+	v := newRenewals(t, 1500*time.Millisecond)
+	t.Log(v.report(v.renew(number(t, "RENEWALS", 300))))
+}
+
+func TestProofAPeerThatIsGoneIsFoundWithin30Seconds(t *testing.T) {
+	for name, condition := range map[string]faultnet.Condition{"half open": {HalfOpen: true}, "stalled": {Stall: true}} {
+		t.Run(name, func(t *testing.T) {
+			took := vanish(t, DefaultWriteTimeout, condition)
+			t.Logf("found after %v", took.Round(100*time.Millisecond))
+			if took > 30*time.Second {
+				t.Errorf("found after %v", took)
+			}
+		})
+	}
+}
