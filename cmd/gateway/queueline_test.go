@@ -84,8 +84,8 @@ func TestWhatASentenceOfTheQueueCountsIsWhatItSays(t *testing.T) {
 func TestADropSaysWhatItLeft(t *testing.T) {
 	before := control.LaneStatus{Identity: "press", Entries: 70}
 	for n, want := range map[int64]string{
-		0:  "nothing of press was dropped: 70 messages may be on the way to the hub already\n",
-		6:  "6 messages of press dropped; a gap message tells the cloud; 64 may be on the way to the hub already and wait on\n",
+		0:  "nothing of press was dropped: 70 messages may be on the way to the hub already, or sent before the last start (then --all drops them)\n",
+		6:  "6 messages of press dropped; a gap message tells the cloud; 64 may be on the way to the hub already, or sent before the last start (then --all drops them), and wait on\n",
 		70: "70 messages of press dropped; a gap message tells the cloud\n",
 	} {
 		var out bytes.Buffer
