@@ -113,6 +113,7 @@ func (w *wire) exchange(ctx context.Context, d *device, r request) ([]byte, *fau
 		u.missed(now, w.link.silence > 0 && f.kind != excepted)
 	}
 	w.a.note(func(s *Stats) {
+		s.Link.Busy += (now.Sub(began) + max(w.link.silence, w.link.cfg.Pause)) / time.Duration(len(w.a.wires))
 		ds := &s.Devices[d.index]
 		switch {
 		case f == nil:

@@ -274,10 +274,15 @@ func TestTheForetoldLoadIsThatOfTheLine(t *testing.T) {
 			running.Go(func() { _ = a.Run(ctx, (&sink{}).accept) })
 			pass(4 * time.Second)
 			f.set(func(f *field) { f.log = nil })
+			before := a.Stats().Link.Busy
 			pass(window)
-			busy := time.Duration(0)
-			for _, r := range f.calls() {
+			busy, calls := time.Duration(0), f.calls()
+			for _, r := range calls {
 				busy += onLine(r)
+			}
+			counted, really := a.Stats().Link.Busy-before, busy+time.Duration(len(calls))*delay
+			if off := counted - really; off.Abs() > really/50 {
+				t.Errorf("the statistics say that the link was busy for %v, it was for %v", counted, really)
 			}
 			cancel()
 			running.Wait()

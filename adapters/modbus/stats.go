@@ -53,6 +53,9 @@ type LinkStats struct {
 	StaleFrames   uint64 // answers that came too late or twice, or of somebody else, dropped
 	Noise         uint64 // bytes that came instead of an answer that was missed
 	Violations    uint64 // answers that were none; each ended the connection
+	// Busy is the time that requests and answers took, waiting for devices included, with the silence or pause
+	// before each; of several connections it is the mean.
+	Busy time.Duration
 }
 
 // open notes a new connection.

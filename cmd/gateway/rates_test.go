@@ -5,16 +5,15 @@ import (
 	"testing"
 	"time"
 
-	gateway "iothub-gateway"
-	"iothub-gateway/buffer"
+	"iothub-gateway/internal/control"
 )
 
 func TestRatesFollowTheCountersWithinAMinute(t *testing.T) {
-	var r rates
+	r := rates{span: laneSpan}
 	now := time.Now()
 	look := func(put, acked uint64) {
 		now = now.Add(5 * time.Second)
-		r.sample(map[gateway.IdentityID]buffer.Counts{"a": {Put: put, Acked: acked}}, now)
+		r.sample(map[string]counters{"a": {put, acked}}, now)
 	}
 	look(1_000_000, 999_000) // before the gateway started
 	if in, out := r.of("a"); in != nil || out != nil {
@@ -42,5 +41,26 @@ func TestRatesFollowTheCountersWithinAMinute(t *testing.T) {
 	check("five minutes later", 0, 0, 0.1)
 	if in, _ := r.of("unknown"); *in != 0 {
 		t.Errorf("a lane that never was has a rate of %v", *in)
+	}
+}
+
+func TestALinkIsOverloadedOnlyIfItIsBusyAndLeavesOutPolls(t *testing.T) {
+	number := func(x float64) *float64 { return &x }
+	for _, c := range []struct {
+		load, skipped *float64
+		want          string
+	}{
+		{nil, nil, ""},
+		{number(0.95), number(0), ""},
+		{number(0.2), number(30), ""}, // it was down
+		{number(0.953), number(12.2), "link line-a is busy for 95 % of the time and leaves out 12 polls a minute: poll less often, or see 'gateway plan' for what takes the time"},
+	} {
+		l := control.LinkStatus{Link: "line-a", Load: c.load, SkippedPerMinute: c.skipped}
+		if got := overload(l); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+		if healthy := well(control.Status{Queue: control.QueueStatus{State: queueWorking}, Links: []control.LinkStatus{l}}); healthy != (c.want == "") {
+			t.Errorf("%q: well is %v", c.want, healthy)
+		}
 	}
 }

@@ -63,7 +63,8 @@ type service struct {
 	down      *bridge.Down
 	pool      *upstream.Pool
 	started   time.Time
-	rates     rates
+	rates     rates // of the lanes
+	loads     rates // of the links
 	// stopping ends when the adapters begin to stop: from then on commands are refused.
 	stopping     context.Context
 	stopCommands context.CancelFunc
@@ -80,7 +81,7 @@ func newService(cfg serviceConfig) (*service, error) {
 		return nil, err
 	}
 	cfg.clock.recall(state)
-	s := &service{cfg: cfg, way: way, queue: queue, state: state, started: time.Now()}
+	s := &service{cfg: cfg, way: way, queue: queue, state: state, started: time.Now(), rates: rates{span: laneSpan}, loads: rates{span: loadSpan}}
 	s.stopping, s.stopCommands = context.WithCancel(context.Background())
 	s.warnOfOrphans()
 	credentials, err := s.credentials()
@@ -292,17 +293,35 @@ func (s *service) Status() control.Status {
 			page.Devices = append(page.Devices, listenerStatus(s.cfg.plant.Listeners[i].Name, device))
 		}
 	}
-	for i, adapter := range s.links {
-		for _, device := range adapter.Stats().Devices {
-			page.Devices = append(page.Devices, deviceStatus(s.cfg.plant.Links[i].Name, device))
+	for _, adapter := range s.links {
+		stats := adapter.Stats()
+		for _, device := range stats.Devices {
+			page.Devices = append(page.Devices, deviceStatus(stats.Link.Name, device))
 		}
+		page.Links = append(page.Links, s.linkStatus(stats.Link))
 	}
 	return page
 }
 
+// linkStatus is the row of a link.
+func (s *service) linkStatus(l modbus.LinkStats) control.LinkStatus {
+	row := control.LinkStatus{
+		Link: l.Name, Address: l.Address, Up: l.Up, Since: l.Since, Requests: l.Requests, Timeouts: l.Timeouts,
+		Stale: l.StaleFrames, Noise: l.Noise, Violations: l.Violations,
+	}
+	if !l.Up {
+		row.Error = l.LastError
+	}
+	if busy, skips := s.loads.of(l.Name); busy != nil {
+		load, perMinute := *busy/float64(time.Second), *skips*60
+		row.Load, row.SkippedPerMinute = &load, &perMinute
+	}
+	return row
+}
+
 // deviceStatus is the row of a polled device. Its error is what is wrong now.
 func deviceStatus(link string, d modbus.DeviceStats) control.DeviceStatus {
-	row := control.DeviceStatus{Device: d.Name, Link: link, State: d.State.String(), LastGood: d.LastGood}
+	row := control.DeviceStatus{Device: d.Name, Link: link, State: d.State.String(), LastGood: d.LastGood, Skipped: d.Skipped}
 	if d.State != modbus.Up {
 		row.Error = d.LastError
 	}

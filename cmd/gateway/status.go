@@ -25,7 +25,7 @@ func statusCommand(io streams) *cobra.Command {
 		Long: `status asks the running gateway over its control socket and shows the queue, every identity's
 connection and every field device.
 
-Exit code: 0 all identities are connected, the queue is working, no device is offline and none refuses a point, 1 something
+Exit code: 0 all identities are connected, the queue is working, no device is offline, none refuses a point and no link leaves out polls because it is busy, 1 something
 is not well or no gateway runs, 2 wrong command line.`,
 		Args: words(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,6 +62,11 @@ func well(page control.Status) bool {
 	}
 	for _, id := range page.Identities {
 		if !id.Connected {
+			return false
+		}
+	}
+	for _, link := range page.Links {
+		if overload(link) != "" {
 			return false
 		}
 	}
@@ -105,7 +110,8 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	}
 	t.Render()
 	fmt.Fprintln(w)
-	t = newTable(w, "device", "link", "state", "last good", "error")
+	showLinks(w, page.Links, now)
+	t = newTable(w, "device", "link", "state", "last good", "skipped", "error")
 	for _, d := range page.Devices {
 		last := since(d.LastGood, now)
 		if last != "-" {
@@ -121,9 +127,29 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 		case len(d.Holes) > 0 && trouble == "":
 			trouble = "none; it is read around " + strings.Join(d.Holes, ", ") + ", which it refuses"
 		}
-		t.AppendRow(table.Row{d.Device, d.Link, state, last, trouble})
+		t.AppendRow(table.Row{d.Device, d.Link, state, last, d.Skipped, trouble})
 	}
 	t.Render()
+}
+
+// showLinks shows the links of polled devices, and what of their answers was not one.
+func showLinks(w io.Writer, links []control.LinkStatus, now time.Time) {
+	if len(links) == 0 {
+		return
+	}
+	t := newTable(w, "link", "address", "state", "for", "busy", "requests", "timeouts", "late", "noise", "broken", "error")
+	for _, l := range links {
+		state, busy := "offline", "-"
+		if l.Up {
+			state = "connected"
+		}
+		if l.Load != nil {
+			busy = fmt.Sprintf("%.0f %%", 100**l.Load)
+		}
+		t.AppendRow(table.Row{l.Link, l.Address, state, since(l.Since, now), busy, l.Requests, l.Timeouts, l.Stale, l.Noise, l.Violations, l.Error})
+	}
+	t.Render()
+	fmt.Fprintln(w)
 }
 
 // since is a duration as people say it, to two digits; "-" for a time that never was.

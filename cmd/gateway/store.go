@@ -62,8 +62,11 @@ func queueConfig(cfg serviceConfig) buffer.Config {
 
 func (s *service) queueDir() string { return filepath.Join(s.cfg.stateDir, queueName) }
 
-// sample keeps the rates of the lanes up to date; it is called every few seconds.
-func (s *service) sample(now time.Time) { s.rates.sample(s.queue.Stats().Lanes, now) }
+// sample keeps the rates of the lanes and the loads of the links up to date; it is called every few seconds.
+func (s *service) sample(now time.Time) {
+	s.rates.sample(laneCounters(s.queue.Stats().Lanes), now)
+	s.loads.sample(linkCounters(s.links), now)
+}
 
 // access is what the control socket can do with the queue.
 func (s *service) access() queueAccess {
@@ -82,7 +85,7 @@ func (s *service) queuePage() control.QueuePage {
 	}
 	for i := range page.Lanes {
 		l := &page.Lanes[i]
-		l.In, l.Out = s.rates.of(gateway.IdentityID(l.Identity))
+		l.In, l.Out = s.rates.of(l.Identity)
 		l.LastError = trouble[l.Identity]
 		if !s.knows(gateway.IdentityID(l.Identity)) && l.Entries > 0 {
 			l.LastError = notInMapping

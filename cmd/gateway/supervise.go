@@ -219,6 +219,11 @@ func (v *supervisor) look(now time.Time) status.Health {
 			add(status.Degraded, fmt.Sprintf("identity %s: %s", id.Identity, id.LastError))
 		}
 	}
+	for _, l := range page.Links {
+		if trouble := overload(l); trouble != "" {
+			add(status.Degraded, trouble)
+		}
+	}
 	for _, d := range page.Devices {
 		if d.State == "down" {
 			add(status.Degraded, fmt.Sprintf("device %s is offline: %s", d.Device, orNothing(d.Error)))
@@ -228,6 +233,14 @@ func (v *supervisor) look(now time.Time) status.Health {
 		}
 	}
 	return h
+}
+
+// overload says that a link is asked more than it can carry; "" if it is not (MB-52).
+func overload(l control.LinkStatus) string {
+	if l.Load == nil || *l.Load <= busyLink || *l.SkippedPerMinute < 1 {
+		return ""
+	}
+	return fmt.Sprintf("link %s is busy for %.0f %% of the time and leaves out %.0f polls a minute: poll less often, or see 'gateway plan' for what takes the time", l.Link, 100**l.Load, *l.SkippedPerMinute)
 }
 
 // refusal says which points a device does not let be read.

@@ -13,6 +13,7 @@ type Status struct {
 	Queue      QueueStatus      `json:"queue"`
 	Quota      *QuotaStatus     `json:"quota,omitempty"` // if the mapping names the hub's tier
 	Identities []IdentityStatus `json:"identities"`
+	Links      []LinkStatus     `json:"links"` // of polled devices
 	Devices    []DeviceStatus   `json:"devices"`
 }
 
@@ -55,6 +56,27 @@ type IdentityStatus struct {
 	LastError string    `json:"last_error,omitempty"`
 }
 
+// LinkStatus is one connection or line with polled devices.
+type LinkStatus struct {
+	Link    string    `json:"link"`
+	Address string    `json:"address"`
+	Up      bool      `json:"up"`
+	Since   time.Time `json:"since,omitzero"`
+	Error   string    `json:"error,omitempty"` // why it is down
+	// Load is the part of the last five minutes that it was busy, waiting for devices included, 1 being all of
+	// it, and SkippedPerMinute how many polls were left out because it was, or was down; nil shortly after the
+	// start.
+	Load             *float64 `json:"load,omitempty"`
+	SkippedPerMinute *float64 `json:"skipped_per_minute,omitempty"`
+	// Since the start: requests, those without an answer, answers that came too late or twice or were
+	// somebody else's, bytes that were none, and answers that broke the protocol.
+	Requests   uint64 `json:"requests"`
+	Timeouts   uint64 `json:"timeouts"`
+	Stale      uint64 `json:"stale"`
+	Noise      uint64 `json:"noise"`
+	Violations uint64 `json:"violations"`
+}
+
 // DeviceStatus is one field device.
 type DeviceStatus struct {
 	Device   string    `json:"device"`
@@ -62,6 +84,7 @@ type DeviceStatus struct {
 	State    string    `json:"state"` // "up", "down" or "unknown"
 	LastGood time.Time `json:"last_good,omitzero"`
 	Error    string    `json:"error,omitempty"`
+	Skipped  uint64    `json:"skipped,omitempty"` // polls left out since the start: its link was busy, or down
 	Refused  []string  `json:"refused,omitempty"` // points that it does not let be read
 	Holes    []string  `json:"holes,omitempty"`   // places between points that it does not let be read over
 }
