@@ -159,7 +159,9 @@ func inMilliseconds(d time.Duration) float64 { return float64(d.Microseconds()) 
 func showPlan(w io.Writer, links []plannedLink) {
 	if len(links) == 0 {
 		fmt.Fprintln(w, "nothing is polled: every device reports by itself")
+		return
 	}
+	fmt.Fprint(w, "registers and bits are numbered as on the wire: the first is 0\n\n")
 	for _, link := range links {
 		line := ""
 		if link.Load != nil {

@@ -44,7 +44,9 @@ func TestPlanShowsEachRequestAndTheLoadOfTheLine(t *testing.T) {
 	if code != exitOK || problems != "" {
 		t.Fatalf("exit %d: %s", code, problems)
 	}
-	want := `link /dev/ttyS3: /dev/ttyS3, RTU at 9600 8N1; load 4.7 % of the line; 2 requests a second
+	want := `registers and bits are numbered as on the wire: the first is 0
+
+link /dev/ttyS3: /dev/ttyS3, RTU at 9600 8N1; load 4.7 % of the line; 2 requests a second
 
   meter, unit 1, every 1s: 2 requests, 47.29 ms on the line, 4.7 % of the cycle
     REQUEST          POINTS  IN VAIN  MS     WHY NOT JOINED WITH THE ONE ABOVE
