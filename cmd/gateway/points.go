@@ -73,7 +73,7 @@ func pointsOf(points []gateway.Point, device func(gateway.PointID) bridge.Device
 }
 
 func readPoint(ctx context.Context, d bridge.Device, p gateway.Point) control.Reading {
-	r := control.Reading{Point: string(p.ID), Unit: p.Unit, Value: json.RawMessage("null")}
+	r := control.Reading{Point: string(p.ID), Unit: p.Unit, Takes: takes(p), Value: json.RawMessage("null")}
 	samples, err := d.Read(ctx, []gateway.PointID{p.ID})
 	if err == nil {
 		r.Time, err = samples[0].Time, samples[0].Err
@@ -84,6 +84,23 @@ func readPoint(ctx context.Context, d bridge.Device, p gateway.Point) control.Re
 	}
 	r.Value = samples[0].Value.AppendJSON(nil)
 	return r
+}
+
+// takes says what may be written to a point, in the words of the mapping; "" if nothing may.
+func takes(p gateway.Point) string {
+	switch w := p.Write; {
+	case w == nil:
+		return ""
+	case len(w.Words) > 0:
+		return strings.Join(w.Words, ", ")
+	case w.Min != nil && w.Max != nil:
+		return fmt.Sprintf("%v..%v", *w.Min, *w.Max)
+	case w.Min != nil:
+		return fmt.Sprintf("at least %v", *w.Min)
+	case w.Max != nil:
+		return fmt.Sprintf("at most %v", *w.Max)
+	}
+	return "any value"
 }
 
 // writePoint writes as a direct method would: the bridge checks the value and words the outcome.

@@ -142,6 +142,10 @@ func TestAWriteByHandHasTheLimitsOfTheCloud(t *testing.T) {
 		{[]string{"write", "oven/none", "5", "--yes"}, exitFailed, "unknown point oven/none"},
 		{[]string{"write", "oven/setpoint"}, exitUsage, "usage: gateway write"},
 		{[]string{"write", "oven/setpoint", "65"}, exitUsage, "This writes 65 Cel to it.\nadd --yes"},
+		{[]string{"write", "oven/setpoint", "65"}, exitUsage, "oven/setpoint (30..85) is "},
+		{[]string{"write", "oven/mode", "auto"}, exitUsage, "oven/mode (standby, auto) is "},
+		{[]string{"write", "oven/lamp", "true"}, exitUsage, "oven/lamp (any value) is "},
+		{[]string{"write", "oven/temp", "5"}, exitFailed, "oven/temp cannot be written: it has no write in the mapping"},
 		{[]string{"read"}, exitUsage, "usage: gateway read"},
 		{[]string{"read", "oven/none"}, exitFailed, "points are named DEVICE/POINT"},
 	} {

@@ -105,6 +105,9 @@ have executed it.`,
 				if err != nil {
 					return err
 				}
+				if readings[0].Takes == "" {
+					return fmt.Errorf("%s cannot be written: it has no write in the mapping", args[0])
+				}
 				if err := confirm(io, writeQuestion(readings[0], args[1])); err != nil {
 					return err
 				}
@@ -145,9 +148,9 @@ func writeQuestion(now control.Reading, value string) string {
 		unit = " " + now.Unit
 	}
 	if now.Error != "" {
-		return fmt.Sprintf("%s cannot be read now: %s. This writes %s%s to it.", now.Point, now.Error, value, unit)
+		return fmt.Sprintf("%s (%s) cannot be read now: %s. This writes %s%s to it.", now.Point, now.Takes, now.Error, value, unit)
 	}
-	return fmt.Sprintf("%s is %s%s. This writes %s%s to it.", now.Point, shown(now.Value), unit, value, unit)
+	return fmt.Sprintf("%s (%s) is %s%s. This writes %s%s to it.", now.Point, now.Takes, shown(now.Value), unit, value, unit)
 }
 
 // showWritten says how a write ended.

@@ -15,6 +15,7 @@ type Reading struct {
 	Point string          `json:"point"`
 	Value json.RawMessage `json:"value"` // null if there is none
 	Unit  string          `json:"unit,omitempty"`
+	Takes string          `json:"takes,omitempty"` // what may be written to it, for people; "" if nothing
 	Time  time.Time       `json:"time,omitzero"`
 	Error string          `json:"error,omitempty"` // why there is none
 }
