@@ -70,6 +70,9 @@ func (s *session) sendReports() {
 		}
 		tries = 0
 		s.reported.taken(said)
+		if s.reported.beganAnew(answer.version) {
+			s.twins.add(&s.work, unlimited, s.readTwin)
+		}
 		if !wait(s.ctx, reportPause) {
 			return
 		}

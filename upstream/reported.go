@@ -22,11 +22,12 @@ const (
 // reported is what an identity's twin should say, by dotted path, and what the hub has taken of it. It is
 // safe for use by any goroutine.
 type reported struct {
-	mu     sync.Mutex // guards the fields below
-	wanted map[string]any
-	has    map[string]any
-	size   int  // of wanted
-	ready  bool // what the hub has is known, as far as it can be
+	mu      sync.Mutex // guards the fields below
+	wanted  map[string]any
+	has     map[string]any
+	size    int   // of wanted
+	ready   bool  // what the hub has is known, as far as it can be
+	version int64 // of the hub's section
 }
 
 // entrySize is what path with value takes.
@@ -110,6 +111,8 @@ func (r *reported) learn(section map[string]any, prefixes ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ready = true
+	version, _ := section["$version"].(float64)
+	r.version = int64(version)
 	if r.wanted == nil {
 		r.wanted, r.has = map[string]any{}, map[string]any{}
 	}
@@ -126,6 +129,19 @@ func (r *reported) learn(section map[string]any, prefixes ...string) {
 	for path := range r.wanted {
 		r.has[path], _ = find(section, path)
 	}
+}
+
+// beganAnew takes the version of the hub's section after a patch; true if it has begun anew: the device was
+// deleted and made again, so that nothing of what was taken is there (TWIN-37).
+func (r *reported) beganAnew(version int64) bool {
+	if version == 0 { // it is not said
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.version
+	r.version = version
+	return version <= before
 }
 
 // guess goes on without knowing what the hub has.

@@ -108,21 +108,22 @@ func TestReportedPropertiesStayWithinTheLimitsOfTheHub(t *testing.T) {
 
 func TestAnAnswerAboutTheTwinIsRecognisedByItsTopic(t *testing.T) {
 	type answer struct {
-		Status int
-		Rid    string
-		OK     bool
+		Status  int
+		Version int64
+		Rid     string
+		OK      bool
 	}
 	for topic, want := range map[string]answer{
-		"$iothub/twin/res/200/?$rid=1":             {200, "1", true},
-		"$iothub/twin/res/204/?$rid=1&$version=6":  {204, "1", true}, // seed l.306
-		"$iothub/twin/res/429/?$version=6&$rid=ab": {429, "ab", true},
+		"$iothub/twin/res/200/?$rid=1":             {200, 0, "1", true},
+		"$iothub/twin/res/204/?$rid=1&$version=6":  {204, 6, "1", true}, // seed l.306
+		"$iothub/twin/res/429/?$version=6&$rid=ab": {429, 6, "ab", true},
 		"$iothub/twin/res/x/?$rid=1":               {},
 		"$iothub/twin/res/200/":                    {},
-		"$iothub/twin/res/200/?$version=6":         {},
+		"$iothub/twin/res/200/?$version=6":         {200, 6, "", false},
 		"$iothub/methods/POST/a/?$rid=1":           {},
 	} {
-		var got answer
-		got.Status, got.Rid, got.OK = parseTwinAnswer(topic)
+		a, rid, ok := parseTwinAnswer(topic)
+		got := answer{a.status, a.version, rid, ok}
 		if got != want {
 			t.Errorf("%s: %+v", topic, got)
 		}

@@ -26,8 +26,9 @@ var errNoTwinAnswer = errors.New("no answer about the twin in time")
 
 // twinAnswer is the hub's answer to a request about the twin.
 type twinAnswer struct {
-	status int
-	body   []byte
+	status  int
+	version int64 // of the reported properties; 0 if it is not said
+	body    []byte
 }
 
 // busy tells whether the hub asks to try again later (TWIN-6, TWIN-10, THR-19).
@@ -35,22 +36,26 @@ func (a twinAnswer) busy() bool { return a.status == 429 || a.status >= 500 }
 
 // parseTwinAnswer takes the topic of an answer apart: $iothub/twin/res/{status}/?$rid={rid}&$version={n}
 // (TWIN-3, TWIN-9).
-func parseTwinAnswer(topic string) (status int, rid string, ok bool) {
+func parseTwinAnswer(topic string) (a twinAnswer, rid string, ok bool) {
 	rest, ok := strings.CutPrefix(topic, twinAnswers)
 	if !ok {
-		return 0, "", false
+		return a, "", false
 	}
 	text, query, ok := strings.Cut(rest, "/?")
 	status, err := strconv.Atoi(text)
 	if !ok || err != nil {
-		return 0, "", false
+		return a, "", false
 	}
+	a.status = status
 	for part := range strings.SplitSeq(query, "&") {
-		if rid, ok = strings.CutPrefix(part, "$rid="); ok {
-			return status, rid, true
+		if value, is := strings.CutPrefix(part, "$rid="); is {
+			rid = value
+		}
+		if value, is := strings.CutPrefix(part, "$version="); is {
+			a.version, _ = strconv.ParseInt(value, 10, 64)
 		}
 	}
-	return 0, "", false
+	return a, rid, rid != ""
 }
 
 // desiredDoc is the desired section, or a change of it, with its version.
@@ -140,14 +145,15 @@ func (s *session) takeTwin(topic string, body []byte) (ok bool) {
 		}
 		return true
 	}
-	status, rid, ok := parseTwinAnswer(topic)
+	a, rid, ok := parseTwinAnswer(topic)
 	if !ok {
 		return false
 	}
+	a.body = body
 	s.asking.Lock()
 	defer s.asking.Unlock()
 	if answer := s.asked[rid]; answer != nil {
-		answer <- twinAnswer{status, body}
+		answer <- a
 		delete(s.asked, rid)
 	}
 	return true

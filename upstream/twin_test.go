@@ -211,6 +211,33 @@ func TestReportedPropertiesAreMergedAndWaitForAConnection(t *testing.T) {
 	r.becomes("gateway.devices.boiler", `{"state":"up"}`)
 }
 
+func TestADeviceThatWasMadeAnewGetsAllItsReportedPropertiesAgain(t *testing.T) {
+	r := newTwinRig(t)
+	key, err := r.hub.Register("d1", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := func(name, value string) {
+		if err := r.pool.Report("d1", name, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.run("d1")
+	for i := range 4 {
+		report("a", fmt.Sprint(i))
+		r.becomes("a", fmt.Sprint(i))
+	}
+	if err := r.hub.Unregister("d1", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.hub.RegisterWithKey("d1", "", key); err != nil {
+		t.Fatal(err)
+	}
+	report("b", "1")
+	r.becomes("b", "1")
+	r.becomes("a", "3")
+}
+
 func TestWillAndModelOfTheMappingGoWithTheConnection(t *testing.T) {
 	r := newRig(t)
 	r.member = func(m *Member) {
