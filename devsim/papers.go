@@ -37,6 +37,20 @@ func (s *Sim) Papers() Papers {
 	return *s.papers
 }
 
+// Client is how a client of the devices trusts them and shows its certificate; nil without papers.
+func (p Papers) Client() (*tls.Config, error) {
+	if p.issuer == nil {
+		return nil, nil
+	}
+	own, err := tls.X509KeyPair(p.Certificate, p.Key)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(p.issuer)
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{own}}, nil
+}
+
 // secure is how a device on host behaves; the first one makes the plant's papers.
 func (s *Sim) secure(host string, mutual bool) (*tls.Config, error) {
 	if s.papers == nil {

@@ -2,7 +2,6 @@ package devsim
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"log"
 	"net/http"
@@ -63,9 +62,12 @@ func TestAnIndependentClientReadsOverModbusSecurity(t *testing.T) {
 func TestADeviceWantsACertificateIfTheMappingHasOne(t *testing.T) {
 	for certificate, served := range map[string]bool{"file:client.pem": false, "": true} {
 		s := start(t, securePlant(certificate))
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM(s.Papers().CA)
-		conn, err := tls.Dial("tcp", s.Addr(boiler), &tls.Config{RootCAs: roots})
+		client, err := s.Papers().Client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.Certificates = nil
+		conn, err := tls.Dial("tcp", s.Addr(boiler), client)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -120,6 +120,13 @@ func (tr *trial) line(ctx context.Context, n, reads int) error {
 	}
 	cfg := plant.Links[0]
 	cfg.Address = sim.Addr(name)
+	if cfg.TLS != nil {
+		client, err := sim.Papers().Client()
+		if err != nil {
+			return err
+		}
+		cfg.TLS = &modbus.TLS{Client: client}
+	}
 	a := modbus.New(cfg, nil, zerolog.Nop())
 	if tr.prepare != nil {
 		tr.prepare(a)
@@ -292,13 +299,23 @@ func rtuOnPTY() modbus.Config {
 	return modbus.Config{Framing: modbus.RTU, Timeout: 150 * time.Millisecond, Serial: &modbus.Serial{Baud: 115200, DataBits: 8, StopBits: 1}}
 }
 
+func secured() modbus.Config {
+	return modbus.Config{Framing: modbus.MBAP, Timeout: 100 * time.Millisecond, TLS: &modbus.TLS{Certificate: "file:asked-for.pem"}}
+}
+
+func asciiOverTCP() modbus.Config {
+	return modbus.Config{Framing: modbus.ASCII, Timeout: 100 * time.Millisecond}
+}
+
 // Each value carries its address and the turn of its read. Whatever devices do to their answers, short of sending the
 // right bytes so late that nothing can tell, no value is ever another one's or an older one.
 func TestNoValueIsEverAnothersOrAnOlderOne(t *testing.T) {
 	for name, tr := range map[string]*trial{
-		"TCP":          {wire: tcp(), links: 16, reads: 4000},
-		"RTU over TCP": {wire: rtuOverTCP(), links: 16, reads: 1000},
-		"RTU on a pty": {wire: rtuOnPTY(), links: 4, reads: 160},
+		"TCP":            {wire: tcp(), links: 16, reads: 3000},
+		"TLS":            {wire: secured(), links: 4, reads: 400},
+		"RTU over TCP":   {wire: rtuOverTCP(), links: 16, reads: 800},
+		"ASCII over TCP": {wire: asciiOverTCP(), links: 8, reads: 400},
+		"RTU on a pty":   {wire: rtuOnPTY(), links: 4, reads: 160},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

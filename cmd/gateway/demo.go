@@ -163,6 +163,13 @@ func (d *demo) build(name string) error {
 		address := d.devices.Addr(link.Name)
 		replaced.AppendRow(table.Row{"link " + link.Name + " at " + link.Address, "simulated devices on " + address})
 		d.plant.Links[i].Address = address
+		if link.TLS == nil {
+			continue
+		}
+		replaced.AppendRow(table.Row{"certificates of link " + link.Name, "made for this run"})
+		if link.TLS.Client, err = d.devices.Papers().Client(); err != nil {
+			return err
+		}
 	}
 	psks := d.replaceListeners(replaced)
 	address := d.hub.MQTTAddr()
