@@ -45,7 +45,7 @@ func TestTheDemoSimulatesEveryWire(t *testing.T) {
 				arrived++
 			}
 		}
-		if arrived < 2 {
+		if arrived == 0 {
 			t.Errorf("%d messages of %s", arrived, device)
 		}
 	}
