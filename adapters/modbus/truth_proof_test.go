@@ -25,7 +25,7 @@ func TestProofNoWrongValues(t *testing.T) {
 		{"RTU on a pty", &trial{wire: rtuOnPTY(), links: 8, reads: reads / 50}},
 	} {
 		began := time.Now()
-		c.tr.seed, c.tr.units, c.tr.atOnce, c.tr.faults = seed, 4, 3, misdeeds(c.tr.wire, 0.002)
+		c.tr.seed, c.tr.units, c.tr.atOnce, c.tr.faults = seed, 4, 3, misdeeds(c.tr.wire, 0.002, c.tr.wire.Timeout/10)
 		c.tr.run(t)
 		t.Logf("%s, in %s: %v", c.name, time.Since(began).Round(time.Second), c.tr)
 		if c.tr.wrong.Load() > 0 {

@@ -261,14 +261,15 @@ func (tr *trial) String() string {
 }
 
 // misdeeds is the fault script on a wire with this timeout, each as likely as chance. On a line late answers come up to
-// the end of the quarantine; what a machine under load needs to send one is left.
-func misdeeds(wire modbus.Config, chance float64) []devsim.Fault {
+// slack before the end of the quarantine: so much later than it was sent may a request be read, and an answer be sent,
+// by a machine under load.
+func misdeeds(wire modbus.Config, chance float64, slack time.Duration) []devsim.Fault {
 	timeout, ms := wire.Timeout, time.Millisecond
 	faults := []devsim.Fault{
 		{Do: devsim.Exception, Addresses: &[2]uint16{hole, hole + wordsPerPoint - 1}}, // forbidden
 		{Do: devsim.Exception, Code: 6, Chance: chance},
 		{Do: devsim.Silent, Chance: chance},
-		{Do: devsim.Late, Chance: 2 * chance, After: timeout, Until: 2*timeout - 10*ms},
+		{Do: devsim.Late, Chance: 2 * chance, After: timeout, Until: 2*timeout - slack},
 		{Do: devsim.Late, Chance: chance, After: timeout / 2, Until: timeout + timeout/2},
 		{Do: devsim.WrongUnit, Chance: chance},
 		{Do: devsim.Short, Chance: chance, Bytes: 3},
@@ -288,15 +289,17 @@ func misdeeds(wire modbus.Config, chance float64) []devsim.Fault {
 	return faults
 }
 
-// The wires of the trials.
+// The wires of the trials. On a line a timeout costs twice its time, and must be long beside the delays of a busy machine.
+const lineTimeout = 400 * time.Millisecond
+
 func tcp() modbus.Config { return modbus.Config{Framing: modbus.MBAP, Timeout: 60 * time.Millisecond} }
 
 func rtuOverTCP() modbus.Config {
-	return modbus.Config{Framing: modbus.RTU, Timeout: 100 * time.Millisecond}
+	return modbus.Config{Framing: modbus.RTU, Timeout: lineTimeout}
 }
 
 func rtuOnPTY() modbus.Config {
-	return modbus.Config{Framing: modbus.RTU, Timeout: 150 * time.Millisecond, Serial: &modbus.Serial{Baud: 115200, DataBits: 8, StopBits: 1}}
+	return modbus.Config{Framing: modbus.RTU, Timeout: lineTimeout, Serial: &modbus.Serial{Baud: 115200, DataBits: 8, StopBits: 1}}
 }
 
 func secured() modbus.Config {
@@ -304,7 +307,7 @@ func secured() modbus.Config {
 }
 
 func asciiOverTCP() modbus.Config {
-	return modbus.Config{Framing: modbus.ASCII, Timeout: 100 * time.Millisecond}
+	return modbus.Config{Framing: modbus.ASCII, Timeout: lineTimeout}
 }
 
 // Each value carries its address and the turn of its read. Whatever devices do to their answers, short of sending the
@@ -313,13 +316,13 @@ func TestNoValueIsEverAnothersOrAnOlderOne(t *testing.T) {
 	for name, tr := range map[string]*trial{
 		"TCP":            {wire: tcp(), links: 16, reads: 3000},
 		"TLS":            {wire: secured(), links: 4, reads: 400},
-		"RTU over TCP":   {wire: rtuOverTCP(), links: 16, reads: 800},
-		"ASCII over TCP": {wire: asciiOverTCP(), links: 8, reads: 400},
-		"RTU on a pty":   {wire: rtuOnPTY(), links: 4, reads: 160},
+		"RTU over TCP":   {wire: rtuOverTCP(), links: 32, reads: 640},
+		"ASCII over TCP": {wire: asciiOverTCP(), links: 16, reads: 320},
+		"RTU on a pty":   {wire: rtuOnPTY(), links: 8, reads: 160},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tr.seed, tr.units, tr.atOnce, tr.faults = 1, 4, 3, misdeeds(tr.wire, 0.004)
+			tr.seed, tr.units, tr.atOnce, tr.faults = 1, 4, 3, misdeeds(tr.wire, 0.004, tr.wire.Timeout/2)
 			tr.run(t)
 			t.Log(tr)
 			if tr.wrong.Load() > 0 {
@@ -335,14 +338,14 @@ func TestNoValueIsEverAnothersOrAnOlderOne(t *testing.T) {
 // The same, with a transport that takes what looks like an answer: the trial must see it.
 func TestATransportThatTakesAnyAnswerIsFoundOut(t *testing.T) {
 	for name, tr := range map[string]*trial{
-		"TCP":          {wire: tcp(), links: 4, reads: 400},
-		"RTU over TCP": {wire: rtuOverTCP(), links: 4, reads: 400},
-		"RTU on a pty": {wire: rtuOnPTY(), links: 4, reads: 120},
+		"TCP":          {wire: tcp(), links: 8, reads: 400},
+		"RTU over TCP": {wire: rtuOverTCP(), links: 8, reads: 240},
+		"RTU on a pty": {wire: rtuOnPTY(), links: 8, reads: 160},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr.seed, tr.units, tr.atOnce, tr.prepare = 1, 1, 1, (*modbus.Adapter).Gullible
-			tr.faults = []devsim.Fault{{Do: devsim.Late, Chance: 0.05, After: tr.wire.Timeout, Until: 2 * tr.wire.Timeout}}
+			tr.faults = []devsim.Fault{{Do: devsim.Late, Chance: 0.15, After: tr.wire.Timeout, Until: 2 * tr.wire.Timeout}}
 			tr.run(t)
 			if tr.wrong.Load() == 0 {
 				t.Errorf("nobody noticed: %v", tr)
