@@ -581,3 +581,43 @@ func TestProgressIsJudgedByWhatWasHeardAndWhatWasAcknowledged(t *testing.T) {
 		}
 	}
 }
+
+func TestARenewalUnderUnbrokenCommandsComesBefore95PercentAndAnswersAllThatBegan(t *testing.T) {
+	var mu sync.Mutex
+	began := 0
+	handle := func(ctx context.Context, _ gateway.Command) gateway.Reply {
+		mu.Lock()
+		began++
+		mu.Unlock()
+		<-time.After(3 * time.Second) // there is always one in work
+		return gateway.Reply{Status: 200, Body: []byte("{}")}
+	}
+	bubble(t, Config{}, []Member{member("d", holdsFor("d", time.Hour))}, handle, func(hub *pipeHub, pool *Pool) {
+		calls := 0
+		for len(hub.now().connects) < 4 && calls < 20_000 {
+			if hub.call(fmt.Sprint(calls)) {
+				calls++
+			}
+			later(time.Second)
+		}
+		later(10 * time.Second)
+		done, refused := 0, 0
+		for _, topic := range hub.now().answers {
+			if strings.HasPrefix(topic, methodReply+"200/") {
+				done++
+			} else if strings.HasPrefix(topic, methodReply+"503/") {
+				refused++
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if done != began || done+refused != calls || refused > 10*3 {
+			t.Errorf("%d calls: %d began, %d were answered, %d refused", calls, began, done, refused)
+		}
+		for i, at := range hub.now().connects[1:] {
+			if held := at.Sub(hub.now().connects[i]); held > time.Hour*86/100 {
+				t.Errorf("a proof was held for %v", held)
+			}
+		}
+	})
+}

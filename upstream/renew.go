@@ -12,22 +12,27 @@ import (
 const (
 	// watchEvery is how often a proof that somebody else replaces is looked at.
 	watchEvery = time.Minute
-	// busyRetry is how long a renewal waits for commands in work before it looks again.
-	busyRetry = time.Second
-	// finishLook is how often a connection that is to end is looked at.
-	finishLook = 5 * time.Millisecond
+	// replacedClose is how long a proof that was replaced waits for a moment without commands in work, and
+	// then for those in work to end.
+	replacedClose = time.Minute
+	// finishLook is how often a connection that is to end is looked at, and finishPatience how long it waits
+	// for a moment without commands in work before no more begin.
+	finishLook     = 5 * time.Millisecond
+	finishPatience = time.Second
 )
 
 var errRenew = errors.New("the proof of identity is due for renewal")
 
-// renewal ends a connection whose proof is due, or has been replaced: between two commands, so that each
-// is answered on the connection it came on, unless the proof is about to end.
+// renewal ends a connection whose proof is due, or has been replaced: in a moment without commands in work,
+// so that each is answered on the connection it came on. If none comes, no more commands begin, and if
+// those in work do not end either, the connection ends all the same.
 type renewal struct {
 	s     *session
-	life  time.Duration // of the proof, when the connection was made
 	stop  context.CancelCauseFunc
 	ctx   context.Context // ends with the connection
 	told  string          // why the next proof cannot be had, as it was logged last
+	close time.Time       // when no more commands begin; zero until a renewal is due
+	last  time.Time       // when the connection ends at the latest
 	turn  sync.Mutex      // held while looking
 	timer *time.Timer
 }
@@ -40,8 +45,9 @@ func (s *session) renew(ctx context.Context, stop context.CancelCauseFunc) *rene
 	case s.login.Expires.IsZero() && !s.login.Watch:
 		return r
 	case !s.login.Watch:
-		r.life = time.Until(s.login.Expires)
-		first = renewIn(r.life, s.random())
+		life := time.Until(s.login.Expires)
+		first = renewIn(life, s.random())
+		r.close, r.last = s.login.Expires.Add(-15*life/100), s.login.Expires.Add(-life/20)
 	}
 	r.turn.Lock() // a short life could overtake the assignment
 	defer r.turn.Unlock()
@@ -62,15 +68,24 @@ func (r *renewal) Stop() {
 func (r *renewal) look() {
 	r.turn.Lock()
 	defer r.turn.Unlock()
-	switch {
-	case r.ctx.Err() != nil:
-	case r.s.login.Watch && !r.replaced():
-		r.timer.Reset(watchIn(r.s.random()))
-	case (r.s.busy.Load() > 0 || !r.s.letters.idle()) && time.Until(r.s.login.Expires) > r.life/20:
-		r.timer.Reset(busyRetry)
-	default:
-		r.stop(errRenew)
+	if r.ctx.Err() != nil {
+		return
 	}
+	if r.close.IsZero() {
+		if !r.replaced() {
+			r.timer.Reset(watchIn(r.s.random()))
+			return
+		}
+		r.close, r.last = time.Now().Add(replacedClose), time.Now().Add(2*replacedClose)
+	}
+	if r.s.busy.Load() == 0 || !time.Now().Before(r.last) {
+		r.stop(errRenew)
+		return
+	}
+	if !time.Now().Before(r.close) {
+		r.s.closing.Store(true)
+	}
+	r.timer.Reset(finishLook)
 }
 
 // replaced tells whether another proof is there than the connection was made with.
@@ -107,9 +122,10 @@ func (s *session) finish(reason error) error {
 	defer limit.Stop()
 	look := time.NewTicker(finishLook) // for the commands, whose end nobody tells
 	defer look.Stop()
+	patience := time.Now().Add(finishPatience)
 	var farewell <-chan struct{} // closed when the hub has heard it; nil before it is said
 	for {
-		if _, some := s.flight.waiting(); farewell == nil && !some && s.close() {
+		if _, some := s.flight.waiting(); farewell == nil && !some && s.close(time.Now().Before(patience)) {
 			farewell = s.client.Unsubscribe(methodFilter).Done()
 		}
 		select {
@@ -141,12 +157,15 @@ func (s *session) rest(look *time.Ticker, limit *time.Timer) bool {
 	}
 }
 
-// close lets no more commands begin; false if some are in work.
-func (s *session) close() bool {
-	s.closing.Store(true)
-	if s.busy.Load() > 0 {
-		s.closing.Store(false)
-		return false
+// close lets no more commands begin; false if some are in work. If patient, it then lets them begin after
+// all, unless a renewal has closed already.
+func (s *session) close(patient bool) bool {
+	already := s.closing.Swap(true)
+	if s.busy.Load() == 0 {
+		return true
 	}
-	return true
+	if patient && !already {
+		s.closing.Store(false)
+	}
+	return false
 }

@@ -92,7 +92,7 @@ func (v *renewals) renew(times uint64) (gaps []time.Duration) {
 			v.shelf.put(inFlight)
 			put += inFlight
 		}
-		if time.Since(begun) > time.Duration(times)*v.life+time.Minute {
+		if time.Since(begun) > 3*time.Duration(times)*v.life+time.Minute {
 			v.t.Fatalf("only %d connections", s.Connects)
 		}
 		wait(ctx, 5*time.Millisecond)
