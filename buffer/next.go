@@ -32,32 +32,48 @@ func (l *Lane) Next(ctx context.Context, after uint64, max int) ([]Entry, error)
 		return l.nextPacks(ctx, after, max)
 	}
 	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if l.q.isClosed() {
-			return nil, l.q.errClosed()
-		}
-		if l.q.cfg.Batch.MaxBytes == 0 && l.holdsBack(ctx) {
-			continue
-		}
-		v, wait := l.look(after, max)
-		if len(v.elements) > 0 {
-			entries, err := l.take(ctx, v)
-			if err != nil || len(entries) > 0 {
-				return entries, err
-			}
-			continue // it has changed while it was read
+		// Readers of thousands of lanes wait here: little of this function is on their stacks.
+		entries, wait, err := l.ready(ctx, after, max)
+		if err != nil || len(entries) > 0 {
+			return entries, err
 		}
 		select {
 		case <-wait:
 		case <-ctx.Done():
 		case <-l.q.done:
-			if v, _ := l.look(after, 1); len(v.elements) == 0 {
+			if l.isEmpty(after) {
 				return nil, l.q.errClosed()
 			}
 		}
 	}
+}
+
+// ready returns what is behind after; if nothing is, what is closed when it is worth looking again.
+func (l *Lane) ready(ctx context.Context, after uint64, max int) (entries []Entry, wait <-chan struct{}, err error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		if l.q.isClosed() {
+			return nil, nil, l.q.errClosed()
+		}
+		if l.q.cfg.Batch.MaxBytes == 0 && l.holdsBack(ctx) {
+			continue
+		}
+		v, wait := l.look(after, max)
+		if len(v.elements) == 0 {
+			return nil, wait, nil
+		}
+		entries, err := l.take(ctx, v)
+		if err != nil || len(entries) > 0 {
+			return entries, nil, err
+		} // else it has changed while it was read
+	}
+}
+
+func (l *Lane) isEmpty(after uint64) bool {
+	v, _ := l.look(after, 1)
+	return len(v.elements) == 0
 }
 
 // holdsBack waits, if more acknowledgements than a restart allows for are not on disk, until they are,

@@ -189,7 +189,11 @@ func (f *fleet) within(most time.Duration, what string, check func() bool) time.
 	start := time.Now()
 	for look := time.NewTicker(5 * time.Millisecond); !check(); <-look.C {
 		if time.Since(start) > most {
-			f.t.Fatalf("%s: not within %v", what, most)
+			states := map[State]int{}
+			for _, l := range f.pool.Stats() {
+				states[l.State]++
+			}
+			f.t.Fatalf("%s: not within %v; %v, %+v", what, most, states, f.pool.Hub())
 		}
 	}
 	return time.Since(start)

@@ -25,9 +25,7 @@ type flight struct {
 	round uint64 // counts the times that took was set
 }
 
-func newFlight(window int) *flight {
-	return &flight{room: make(chan struct{}, 1), seqs: make([]uint64, 0, window)}
-}
+func newFlight() *flight { return &flight{room: make(chan struct{}, 1)} }
 
 // idMask keeps packet ids in the range that belongs to this side: FirstOwnID to 65535.
 const idMask = 0xffff - dial.FirstOwnID

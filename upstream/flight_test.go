@@ -11,7 +11,7 @@ import (
 
 func TestAcknowledgementsReleaseTheOldestAndNothingElse(t *testing.T) {
 	now := time.Now()
-	f := newFlight(3)
+	f := newFlight()
 	a, alone := f.add(10, now)
 	b, joined := f.add(11, now)
 	if !alone || joined {
@@ -43,7 +43,7 @@ func TestAcknowledgementsReleaseTheOldestAndNothingElse(t *testing.T) {
 func TestPacketIDsStayInTheirRangeAndComeAround(t *testing.T) {
 	now := time.Now()
 	r := rand.New(rand.NewPCG(1, 2))
-	f := newFlight(16)
+	f := newFlight()
 	var ids []uint16
 	var next, released uint64
 	for released < 200_000 {
@@ -72,7 +72,7 @@ func TestPacketIDsStayInTheirRangeAndComeAround(t *testing.T) {
 
 func TestTheClockOfAFlightStartsWithItsFirstAndMovesWithEachAcknowledgement(t *testing.T) {
 	start := time.Now()
-	f := newFlight(16)
+	f := newFlight()
 	if _, some := f.waiting(); some {
 		t.Error("something waits although nothing was sent")
 	}
@@ -91,7 +91,7 @@ func TestTheClockOfAFlightStartsWithItsFirstAndMovesWithEachAcknowledgement(t *t
 
 func TestOneEntryAtATimeIsTimedToItsAcknowledgement(t *testing.T) {
 	start := time.Now()
-	f := newFlight(16)
+	f := newFlight()
 	a, _ := f.add(1, start)
 	b, _ := f.add(2, start.Add(time.Second))
 	if _, n := f.roundTrip(); n != 0 {

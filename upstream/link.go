@@ -78,22 +78,30 @@ func (l *link) keep(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		e := l.serve(ctx, place)
-		if ctx.Err() != nil {
-			l.noteLost(decision{state: StateOffline})
-			return
+		s, e := l.enter(ctx, place)
+		if s != nil {
+			e = s.deliver()
 		}
-		if errors.Is(e.err, errRenew) {
-			l.noteLost(decision{state: StateConnecting})
-			l.log.Debug().Msg("renewing the token with a new connection")
-			continue
-		}
-		v := l.history.after(e, l.pool.cfg.RetryMost, l.random())
-		l.logLoss(v)
-		if !l.pause(ctx, v) {
+		if !l.again(ctx, e) {
 			return
 		}
 	}
+}
+
+// again waits until the next connection is to be made; false if there is to be none.
+func (l *link) again(ctx context.Context, e *ending) bool {
+	if ctx.Err() != nil {
+		l.noteLost(decision{state: StateOffline})
+		return false
+	}
+	if errors.Is(e.err, errRenew) {
+		l.noteLost(decision{state: StateConnecting})
+		l.log.Debug().Msg("renewing the token with a new connection")
+		return true
+	}
+	v := l.history.after(*e, l.pool.cfg.RetryMost, l.random())
+	l.logLoss(v)
+	return l.pause(ctx, v)
 }
 
 // pause waits before the next attempt; what is healed by setting the clock is tried again once that

@@ -143,11 +143,18 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 	return p
 }
 
+// identityHook names the identity in each line of its log. A context of zerolog would hold 500 bytes for each
+// of thousands.
+type identityHook gateway.IdentityID
+
+// Run adds the name.
+func (h identityHook) Run(e *zerolog.Event, _ zerolog.Level, _ string) { e.Str("identity", string(h)) }
+
 // link makes the place of a member.
 func (p *Pool) link(m Member) *link {
 	return &link{
 		pool: p, member: m, state: StateConnecting, random: rand.Float64, ended: make(chan struct{}),
-		log: p.cfg.Log.With().Str("identity", string(m.ID)).Logger(),
+		log: p.cfg.Log.Hook(identityHook(m.ID)),
 	}
 }
 

@@ -67,6 +67,11 @@ type session struct {
 	canary      atomic.Bool   // the hub has taken one on this connection (suspicion.go)
 
 	// Of the goroutine that sends:
+	since    time.Time               // of the connection
+	before   uint64                  // messages of the identity that had been acknowledged by then
+	sending  context.Context         // ends when no more is to be sent
+	stop     context.CancelCauseFunc // of sending
+	renewal  *renewal
 	window   int    // how many messages may be in flight now
 	rounds   uint64 // of the flight, that window has taken into account
 	canaries int    // sent
@@ -88,44 +93,59 @@ func (noStore) Put(string, packets.ControlPacket) {}
 func (noStore) Get(string) packets.ControlPacket  { return nil }
 func (noStore) All() []string                     { return nil }
 
-// serve connects, delivers until the connection is lost, ctx ends or the token is due, and says how
-// it ended. On the latter two it first waits for what is in flight.
-func (l *link) serve(ctx context.Context, place *attempt) ending {
-	s := &session{link: l, commands: ctx, flight: newFlight(l.pool.cfg.Window), window: l.pool.cfg.Window}
-	s.ctx, s.lose = context.WithCancelCause(context.WithoutCancel(ctx))
-	defer s.lose(nil)
+// enter makes a connection; without one it says how the attempt ended.
+func (l *link) enter(ctx context.Context, place *attempt) (*session, *ending) {
+	s := &session{link: l, commands: ctx, flight: newFlight(), window: l.pool.cfg.Window}
+	s.sending, s.stop = context.WithCancelCause(ctx)
+	var lost context.CancelCauseFunc
+	s.ctx, lost = context.WithCancelCause(context.WithoutCancel(ctx))
+	s.lose = func(err error) { lost(err); s.stop(err) }
 	if err := s.open(ctx, place); err != nil {
+		s.lose(nil)
 		away := !l.pool.pace.reachable()
-		return ending{err: l.failed(ctx, s.login, err), away: away}
+		return nil, &ending{err: l.failed(ctx, s.login, err), away: away}
 	}
 	l.refusals, l.failures = 0, 0
-	defer s.client.Disconnect(disconnectWait)
 	l.noteConnected(s.login)
+	s.since, s.before = time.Now(), l.received.Load()
 	s.resume()
-	defer s.current.Store(nil)
-	since, before := time.Now(), l.received.Load()
-	e := ending{err: s.deliver(ctx), lasted: max(time.Since(since), 1), acked: l.received.Load() > before || s.canary.Load()}
-	if e.remote() {
-		flying := s.flight.entries()
-		e.flying, e.suspect = len(flying), l.suspicion.suspects(flying)
-		l.suspicion.lost(flying, s.canary.Load())
-	}
-	return e
+	return s, nil
 }
 
-// deliver sends what the lane has, until the connection is to end or has ended, and says why.
-func (s *session) deliver(ctx context.Context) error {
-	sending, stop := context.WithCancelCause(s.ctx)
-	defer stop(nil)
-	defer context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })()
-	defer s.renew(sending, stop).Stop()
+// deliver sends what the lane has until the connection is lost, ctx ends or the proof is due, and says how
+// it ended. On the latter two it first waits for what is in flight. An idle connection spends its life in
+// here, in the lane's Next: what the functions on the way there keep on the stack is held by thousands.
+func (s *session) deliver() *ending {
+	s.begin()
+	s.send(s.sending)
+	return s.end()
+}
+
+// begin arms what may end sending, beside a loss and the context of enter.
+func (s *session) begin() {
+	s.renewal = s.renew(s.sending, s.stop)
 	s.late = time.AfterFunc(s.pool.cfg.firstLook(), s.checkProgress)
-	defer s.late.Stop()
-	s.send(sending)
-	if lost := context.Cause(s.ctx); lost != nil {
-		return lost
+}
+
+// end finishes what is under way, disconnects, and draws the conclusions.
+func (s *session) end() *ending {
+	e := &ending{err: context.Cause(s.ctx)}
+	if e.err == nil {
+		e.err = s.finish(context.Cause(s.sending))
 	}
-	return s.finish(context.Cause(sending))
+	s.late.Stop()
+	s.stop(nil)
+	s.renewal.Stop()
+	s.current.Store(nil)
+	s.client.Disconnect(disconnectWait)
+	s.lose(nil)
+	e.lasted, e.acked = max(time.Since(s.since), 1), s.received.Load() > s.before || s.canary.Load()
+	if e.remote() {
+		flying := s.flight.entries()
+		e.flying, e.suspect = len(flying), s.suspicion.suspects(flying)
+		s.suspicion.lost(flying, s.canary.Load())
+	}
+	return e
 }
 
 // failed counts an attempt that ended without a connection, and says whether the clock is to blame.

@@ -134,7 +134,15 @@ func (s *session) expectAnswer(answer chan<- twinAnswer) (rid string) {
 func (s *session) forgetAnswer(rid string) {
 	s.asking.Lock()
 	defer s.asking.Unlock()
-	delete(s.asked, rid)
+	s.answered(rid)
+}
+
+// answered takes a request out, and the map with the last one: an idle connection holds none. It needs
+// asking.
+func (s *session) answered(rid string) {
+	if delete(s.asked, rid); len(s.asked) == 0 {
+		s.asked = nil
+	}
 }
 
 // takeTwin hands over what came about the twin. It is called on the library's goroutine.
@@ -154,7 +162,7 @@ func (s *session) takeTwin(topic string, body []byte) (ok bool) {
 	defer s.asking.Unlock()
 	if answer := s.asked[rid]; answer != nil {
 		answer <- a
-		delete(s.asked, rid)
+		s.answered(rid)
 	}
 	return true
 }
