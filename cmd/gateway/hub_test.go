@@ -74,8 +74,14 @@ func TestTwinsAreReadAndChangedByPart(t *testing.T) {
 	hubLine(t, "", "twin", "patch", "dev1", `{"interval": 10, "old": 1}`).wants(t, 0, `"interval": 10`)
 	hubLine(t, `{"old": null}`, "twin", "patch", "dev1").wants(t, 0)
 	hubLine(t, `{"hall": 3}`, "twin", "patch", "dev1", "-", "--tags").wants(t, 0)
-	hubLine(t, "", "twin", "patch", "dev1/camera", `{"zoom": 2}`).wants(t, 0, `"moduleId": "camera"`)
-	got := hubLine(t, "", "twin", "get", "dev1").wants(t, 0)
+	hubLine(t, "", "twin", "patch", "dev1/camera", `{"zoom": 2}`).wants(t, 0, `"zoom": 2`)
+	hubLine(t, "", "twin", "patch", "dev1/camera", "{}", "--json").wants(t, 0, `"moduleId": "camera"`)
+	for _, words := range [][]string{{"twin", "get", "dev1"}, {"twin", "patch", "dev1", "{}"}} {
+		if got := hubLine(t, "", words...).wants(t, 0, "DESIRED, version", "REPORTED, version 1\n{}", "TAGS\n"); strings.Contains(got.out, "$") || strings.Contains(got.out, "etag") {
+			t.Errorf("a person is shown\n%s", got.out)
+		}
+	}
+	got := hubLine(t, "", "twin", "get", "dev1", "--json").wants(t, 0)
 	var twin struct {
 		ETag       string
 		Tags       map[string]int
@@ -96,7 +102,7 @@ func TestTwinsAreReadAndChangedByPart(t *testing.T) {
 	if got := hubLine(t, "", "twin", "get", "dev1", "--desired").wants(t, 0, `"mode": "auto"`); strings.Contains(got.out, "interval") {
 		t.Errorf("a replaced twin still has\n%s", got.out)
 	}
-	hubLine(t, "", "twin", "get", "dev1", "--reported").wants(t, 0, `"$version": 1`)
+	hubLine(t, "", "twin", "get", "dev1", "--reported", "--json").wants(t, 0, `"$version": 1`)
 	hubLine(t, "", "twin", "get", "dev9").wants(t, 4, "no device dev9")
 	hubLine(t, "", "twin", "patch", "dev1", "{'a': 1}").wants(t, 2, "is not JSON")
 	hubLine(t, "", "twin", "patch", "dev1", "7").wants(t, 2, "a JSON object")

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,14 +36,12 @@ func hubDevicesCommand(io streams, o *hubOptions) *cobra.Command {
 
 func devicesListCommand(io streams, o *hubOptions) *cobra.Command {
 	var where string
-	var modules bool
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List devices, or modules, and who of them is connected",
-		Long: `list shows every device of the hub, or with --where those that fit a condition of IoT Hub's query
-language, about tags, properties.desired, properties.reported, deviceId, status or connectionState.`,
+		Short: "List devices and their modules, and who of them is connected",
+		Long: `list shows every device of the hub, its modules below it, or with --where those that fit a condition of IoT
+Hub's query language, about tags, properties.desired, properties.reported, deviceId or connectionState.`,
 		Example: `  gateway hub devices list
-  gateway hub devices list --modules
   gateway hub devices list --where "connectionState = 'Disconnected' AND tags.hall = 3"
   gateway hub devices list --json | jq -r '.[].deviceId'`,
 		Args: words(cobra.NoArgs),
@@ -50,18 +50,7 @@ language, about tags, properties.desired, properties.reported, deviceId, status 
 			if err != nil {
 				return err
 			}
-			query := "SELECT * FROM devices"
-			if modules {
-				query += ".modules"
-			}
-			if where != "" {
-				query += " WHERE " + where
-			}
-			all := []hubTwin{}
-			err = hub.query(c.Context(), query, func(t hubTwin) error {
-				all = append(all, t)
-				return nil
-			})
+			all, err := hub.list(c.Context(), where)
 			switch {
 			case err != nil:
 				return err
@@ -73,8 +62,28 @@ language, about tags, properties.desired, properties.reported, deviceId, status 
 		},
 	}
 	c.Flags().StringVar(&where, "where", "", "condition, such as \"tags.hall = 3\"")
-	c.Flags().BoolVar(&modules, "modules", false, "list modules instead of devices")
 	return c
+}
+
+// list are the devices and modules that fit a condition, "" is all: each device before its modules.
+func (h *hubClient) list(ctx context.Context, where string) ([]hubTwin, error) {
+	all := []hubTwin{}
+	if where != "" {
+		where = " WHERE " + where
+	}
+	for _, collection := range []string{"devices", "devices.modules"} {
+		err := h.query(ctx, "SELECT * FROM "+collection+where, func(t hubTwin) error {
+			all = append(all, t)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(all, func(a, b hubTwin) int {
+		return cmp.Or(cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ModuleID, b.ModuleID))
+	})
+	return all, nil
 }
 
 // showTwins prints a line for each device or module.

@@ -21,8 +21,10 @@ func TestDevicesAreAddedListedShownDisabledAndRemoved(t *testing.T) {
 	if err != nil || !strings.HasSuffix(first, ";SharedAccessKey="+key) {
 		t.Errorf("%v: printed was %q, the key is %s", err, first, key)
 	}
-	hubLine(t, "", "devices", "list").wants(t, 0, "dev1", "dev2", "dev3", "selfSigned", "never", "disconnected")
-	hubLine(t, "", "devices", "list", "--modules").wants(t, 0, "dev1/camera")
+	listed := hubLine(t, "", "devices", "list").wants(t, 0, "dev1", "dev2", "dev3", "selfSigned", "never", "disconnected")
+	if lines := strings.Split(listed.out, "\n"); !strings.HasPrefix(lines[2], "dev1/camera ") {
+		t.Errorf("the module does not stand below its device:\n%s", listed.out)
+	}
 	hubLine(t, "", "twin", "patch", "dev2", "--tags", `{"hall":3}`).wants(t, 0)
 	var all []struct{ DeviceID string }
 	if got := hubLine(t, "", "devices", "list", "--json", "--where", "tags.hall = 3").wants(t, 0); json.Unmarshal([]byte(got.out), &all) != nil || len(all) != 1 || all[0].DeviceID != "dev2" {

@@ -4,8 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
+	"strings"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
 	gateway "iothub-gateway"
@@ -30,10 +34,11 @@ func twinGetCommand(io streams, o *hubOptions) *cobra.Command {
 	var desired, reported, tags bool
 	c := &cobra.Command{
 		Use:   "get DEVICE[/MODULE]",
-		Short: "Print the twin of a device or module",
-		Long: `get prints the twin as the hub has it, in JSON, or one part of it.
+		Short: "Show the twin of a device or module",
+		Long: `get shows the desired and reported properties and the tags of a twin, or with a flag one of them in JSON.
+With --json it is what the hub has, with the time of each property and the etag.
 
-Exit code: 0 printed, 1 it cannot be read, 2 wrong command line, 4 there is no such device or module.`,
+Exit code: 0 shown, 1 it cannot be read, 2 wrong command line, 4 there is no such device or module.`,
 		Example:           "  gateway hub twin get dev1\n  gateway hub twin get dev1/camera --reported | jq .temperature",
 		Args:              words(cobra.ExactArgs(1)),
 		ValidArgsFunction: completeIdentities(o, nil),
@@ -46,24 +51,19 @@ Exit code: 0 printed, 1 it cannot be read, 2 wrong command line, 4 there is no s
 			if err := hub.do(c.Context(), http.MethodGet, twinPath(args[0]), nil, &whole); err != nil {
 				return err
 			}
-			var parts struct {
-				Tags       json.RawMessage
-				Properties struct{ Desired, Reported json.RawMessage }
-			}
-			if err := json.Unmarshal(whole, &parts); err != nil {
+			parts, err := partsOf(whole)
+			if err != nil {
 				return err
 			}
-			switch {
-			case desired:
-				whole = parts.Properties.Desired
-			case reported:
-				whole = parts.Properties.Reported
-			case tags && parts.Tags == nil:
-				whole = json.RawMessage("{}")
-			case tags:
-				whole = parts.Tags
+			for i, only := range []bool{desired, reported, tags} {
+				switch {
+				case only && o.asJSON:
+					return printJSON(io.out, parts[i].members)
+				case only:
+					return printJSON(io.out, parts[i].own())
+				}
 			}
-			return printJSON(io.out, whole)
+			return showTwin(io.out, whole, o.asJSON)
 		},
 	}
 	c.Flags().BoolVar(&desired, "desired", false, "only the desired properties")
@@ -71,6 +71,60 @@ Exit code: 0 printed, 1 it cannot be read, 2 wrong command line, 4 there is no s
 	c.Flags().BoolVar(&tags, "tags", false, "only the tags")
 	c.MarkFlagsMutuallyExclusive("desired", "reported", "tags")
 	return c
+}
+
+// twinPart is a part of a twin: its members, with those of the hub, whose names begin with $.
+type twinPart struct {
+	name    string
+	members map[string]json.RawMessage
+}
+
+// own are the members that are not the hub's.
+func (p *twinPart) own() map[string]json.RawMessage {
+	own := maps.Clone(p.members)
+	maps.DeleteFunc(own, func(name string, _ json.RawMessage) bool { return strings.HasPrefix(name, "$") })
+	return own
+}
+
+// partsOf are the desired and reported properties and the tags of a twin.
+func partsOf(whole json.RawMessage) (parts [3]twinPart, err error) {
+	var twin struct {
+		Tags       map[string]json.RawMessage
+		Properties struct{ Desired, Reported map[string]json.RawMessage }
+	}
+	err = json.Unmarshal(whole, &twin)
+	parts = [3]twinPart{{"desired", twin.Properties.Desired}, {"reported", twin.Properties.Reported}, {"tags", twin.Tags}}
+	for i := range parts {
+		if parts[i].members == nil {
+			parts[i].members = map[string]json.RawMessage{}
+		}
+	}
+	return parts, err
+}
+
+// showTwin prints a twin: for people its three parts, for programs what the hub has.
+func showTwin(w io.Writer, whole json.RawMessage, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, whole)
+	}
+	parts, err := partsOf(whole)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		heading := strings.ToUpper(p.name)
+		if version := p.members["$version"]; version != nil {
+			heading += ", version " + string(version)
+		}
+		if terminal(w) {
+			heading = text.Bold.Sprint(heading)
+		}
+		fmt.Fprintln(w, heading)
+		if err := printJSON(w, p.own()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func twinPath(identity string) string {
@@ -90,7 +144,7 @@ func twinPatchCommand(io streams, o *hubOptions) *cobra.Command {
 		Short: "Change desired properties or tags of a device or module",
 		Long: `patch merges JSON into the desired properties of a twin: what it names is set, null deletes, the rest stays.
 With --tags it is merged into the tags, with --whole it is a twin with tags and properties.desired. Without
-JSON, or with -, it is read from the standard input. A connected device is told at once. It prints the twin
+JSON, or with -, it is read from the standard input. A connected device is told at once. It shows the twin
 as it is then.
 
 Exit code: 0 changed, 1 not changed (also: the etag is another by now), 2 wrong command line, 4 there is no
@@ -101,11 +155,11 @@ such device or module.`,
 		Args:              words(cobra.RangeArgs(1, 2)),
 		ValidArgsFunction: completeIdentities(o, nil),
 		RunE: func(c *cobra.Command, args []string) error {
-			text, err := jsonInput(io.in, args, 1)
+			wish, err := jsonInput(io.in, args, 1)
 			if err != nil {
 				return err
 			}
-			request, err := t.request(args[0], text)
+			request, err := t.request(args[0], wish)
 			if err != nil {
 				return err
 			}
@@ -117,7 +171,7 @@ such device or module.`,
 			if _, err := hub.ask(c.Context(), request, &now); err != nil {
 				return err
 			}
-			return printJSON(io.out, now)
+			return showTwin(io.out, now, o.asJSON)
 		},
 	}
 	f := c.Flags()
@@ -131,9 +185,9 @@ such device or module.`,
 
 // request is the request that changes a twin as the flags say. A whole twin that was taken for desired
 // properties would be stored as such, so it is refused.
-func (t *twinOptions) request(identity string, text json.RawMessage) (r hubRequest, err error) {
+func (t *twinOptions) request(identity string, wish json.RawMessage) (r hubRequest, err error) {
 	var body map[string]json.RawMessage
-	if err := json.Unmarshal(text, &body); err != nil {
+	if err := json.Unmarshal(wish, &body); err != nil {
 		return r, &failure{exitUsage, errors.New("a twin is changed by a JSON object, such as '{\"interval\": 10}'")}
 	}
 	_, named := body["properties"]
