@@ -30,7 +30,7 @@ func newLetterRig(t *testing.T) *letterRig {
 	r.reply = func(context.Context, gateway.CloudMessage) gateway.Reply {
 		return gateway.Reply{Status: 200, Body: []byte(`{"point":"boiler/mode","written":"auto"}`)}
 	}
-	r.cfg.State = r.notes
+	r.cfg.State, r.cfg.ReportEvery = r.notes, 10*time.Millisecond
 	r.cfg.Message = func(ctx context.Context, m gateway.CloudMessage) gateway.Reply {
 		r.mu.Lock()
 		name := m.ID

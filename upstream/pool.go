@@ -25,6 +25,7 @@ const (
 	DefaultDrainTimeout = 5 * time.Second
 	DefaultWriteTimeout = 10 * time.Second
 	DefaultRetryMost    = 5 * time.Minute
+	DefaultReportEvery  = time.Second
 	DefaultTwinRate     = 40 // per second; the smallest hub takes 50 updates and 100 reads (THR-7, THR-8)
 )
 
@@ -59,6 +60,8 @@ type Config struct {
 	LiveShare float64
 	// TwinRate is how many requests about twins are made per second, over all identities.
 	TwinRate float64
+	// ReportEvery is the least time between two patches of the reported properties of one identity.
+	ReportEvery time.Duration
 	// State keeps executed messages and applied desired properties over restarts. Needed if a member has
 	// Messages or Desired.
 	State gateway.State
@@ -126,6 +129,7 @@ type Pool struct {
 func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.Command) gateway.Reply) *Pool {
 	setDefault(&cfg.Window, DefaultWindow)
 	setDefault(&cfg.TwinRate, DefaultTwinRate)
+	setDefault(&cfg.ReportEvery, DefaultReportEvery)
 	cfg.Limits.within(&cfg)
 	setDefault(&cfg.ConnectRate, DefaultConnectRate)
 	setDefault(&cfg.AckTimeout, DefaultAckTimeout)

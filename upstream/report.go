@@ -6,12 +6,9 @@ import (
 	gateway "iothub-gateway"
 )
 
-const (
-	reportPause = time.Second // at least, between two patches of one identity
-	// deviceHealth is below which path devices report how they are; what is there and not reported any
-	// more is removed.
-	deviceHealth = "gateway.devices"
-)
+// deviceHealth is below which path devices report how they are; what is there and not reported any more is
+// removed.
+const deviceHealth = "gateway.devices"
 
 // Report makes value, JSON, what the dotted path name of id's reported properties says; null removes it. It
 // is sent when the identity is connected, together with what else has changed, at the pace the hub allows. The
@@ -73,7 +70,7 @@ func (s *session) sendReports() {
 		if s.reported.beganAnew(answer.version) {
 			s.twins.add(&s.work, unlimited, s.readTwin)
 		}
-		if !wait(s.ctx, reportPause) {
+		if !wait(s.ctx, s.pool.cfg.ReportEvery) {
 			return
 		}
 	}

@@ -33,7 +33,7 @@ func newTwinRig(t *testing.T, rules ...gateway.Desired) *twinRig {
 		}
 		return gateway.Ack{Value: v, Status: 200, Text: "done"}
 	}
-	r.cfg.State = r.notes
+	r.cfg.State, r.cfg.ReportEvery = r.notes, 10*time.Millisecond
 	r.cfg.Desired = func(_ context.Context, _ gateway.IdentityID, path string, value []byte) gateway.Ack {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -184,6 +184,7 @@ func TestAThrottledTwinIsAskedAgainLater(t *testing.T) {
 
 func TestReportedPropertiesAreMergedAndWaitForAConnection(t *testing.T) {
 	r := newTwinRig(t)
+	r.cfg.ReportEvery = 0 // as built in
 	key, err := r.hub.Register("d1", "")
 	if err != nil || key == "" {
 		t.Fatal(err)
