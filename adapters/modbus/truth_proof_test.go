@@ -25,7 +25,7 @@ func TestProofNoWrongValues(t *testing.T) {
 		{"RTU on a pty", &trial{wire: rtuOnPTY(), links: 8, reads: reads / 50}},
 	} {
 		began := time.Now()
-		c.tr.seed, c.tr.units, c.tr.atOnce, c.tr.faults = seed, 4, 3, misdeeds(c.tr.wire, 0.002, c.tr.wire.Timeout/10)
+		c.tr.seed, c.tr.units, c.tr.width, c.tr.faults = seed, 4, 3, misdeeds(c.tr.wire, 0.002, c.tr.wire.Timeout/10)
 		c.tr.run(t)
 		t.Logf("%s, in %s: %v", c.name, time.Since(began).Round(time.Second), c.tr)
 		if c.tr.wrong.Load() > 0 {
@@ -42,7 +42,7 @@ func TestProofNoWrongValues(t *testing.T) {
 func TestProofBeyondTheQuarantine(t *testing.T) {
 	reads, seed := int(number(t, "READS", 1_000_000))/50, number(t, "SEED", uint64(time.Now().UnixNano()))
 	wire := rtuOverTCP()
-	tr := &trial{wire: wire, links: 32, units: 4, atOnce: 3, reads: reads, seed: seed}
+	tr := &trial{wire: wire, links: 32, units: 4, width: 3, reads: reads, seed: seed}
 	tr.faults = []devsim.Fault{{Do: devsim.Late, Chance: 0.01, After: 2 * wire.Timeout, Until: 10 * wire.Timeout}}
 	tr.run(t)
 	t.Logf("SEED=%d, answers 2 to 10 times the timeout late: %d of %d values wrong, %.2f for each of %d late answers; %v",

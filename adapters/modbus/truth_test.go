@@ -35,7 +35,7 @@ type trial struct {
 	wire   modbus.Config // framing, serial settings and timeout of every link
 	links  int
 	units  int // of each link
-	atOnce int // points of one read, at most
+	width  int // points of one read, at most
 	reads  int // of all links
 	seed   uint64
 	faults []devsim.Fault
@@ -188,7 +188,7 @@ func (w *witness) read(ctx context.Context, a *modbus.Adapter, turn uint32) erro
 	if w.random == nil {
 		w.random = rand.New(rand.NewPCG(w.tr.seed, uint64(w.link)))
 	}
-	unit, count := w.random.IntN(w.tr.units), 1+w.random.IntN(w.tr.atOnce)
+	unit, count := w.random.IntN(w.tr.units), 1+w.random.IntN(w.tr.width)
 	first := w.random.IntN(pointsPerUnit - count + 1)
 	w.turn.Store(turn)
 	if err := w.set(unit*pointsPerUnit+first, count, turn); err != nil {
@@ -313,44 +313,47 @@ func asciiOverTCP() modbus.Config {
 // Each value carries its address and the turn of its read. Whatever devices do to their answers, short of sending the
 // right bytes so late that nothing can tell, no value is ever another one's or an older one.
 func TestNoValueIsEverAnothersOrAnOlderOne(t *testing.T) {
-	for name, tr := range map[string]*trial{
+	atOnce(t, map[string]*trial{
 		"TCP":            {wire: tcp(), links: 16, reads: 3000},
 		"TLS":            {wire: secured(), links: 4, reads: 400},
 		"RTU over TCP":   {wire: rtuOverTCP(), links: 32, reads: 640},
 		"ASCII over TCP": {wire: asciiOverTCP(), links: 16, reads: 320},
 		"RTU on a pty":   {wire: rtuOnPTY(), links: 8, reads: 160},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			tr.seed, tr.units, tr.atOnce, tr.faults = 1, 4, 3, misdeeds(tr.wire, 0.004, tr.wire.Timeout/2)
-			tr.run(t)
-			t.Log(tr)
-			if tr.wrong.Load() > 0 {
-				t.Error(tr.first)
-			}
-			if n := tr.right.Load(); n < int64(tr.reads) || tr.stats.StaleFrames == 0 || slices.Max(tr.fired[2:]) == 0 {
-				t.Errorf("too little was tried: %v", tr)
-			}
-		})
-	}
+	}, func(t *testing.T, tr *trial) {
+		tr.seed, tr.units, tr.width, tr.faults = 1, 4, 3, misdeeds(tr.wire, 0.004, tr.wire.Timeout/2)
+		tr.run(t)
+		t.Log(tr)
+		if tr.wrong.Load() > 0 {
+			t.Error(tr.first)
+		}
+		if n := tr.right.Load(); n < int64(tr.reads) || tr.stats.StaleFrames == 0 || slices.Max(tr.fired[2:]) == 0 {
+			t.Errorf("too little was tried: %v", tr)
+		}
+	})
 }
 
 // The same, with a transport that takes what looks like an answer: the trial must see it.
 func TestATransportThatTakesAnyAnswerIsFoundOut(t *testing.T) {
-	for name, tr := range map[string]*trial{
+	atOnce(t, map[string]*trial{
 		"TCP":          {wire: tcp(), links: 8, reads: 400},
 		"RTU over TCP": {wire: rtuOverTCP(), links: 8, reads: 240},
 		"RTU on a pty": {wire: rtuOnPTY(), links: 8, reads: 160},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			tr.seed, tr.units, tr.atOnce, tr.prepare = 1, 1, 1, (*modbus.Adapter).Gullible
-			tr.faults = []devsim.Fault{{Do: devsim.Late, Chance: 0.15, After: tr.wire.Timeout, Until: 2 * tr.wire.Timeout}}
-			tr.run(t)
-			if tr.wrong.Load() == 0 {
-				t.Errorf("nobody noticed: %v", tr)
-			}
-			t.Logf("%d of %d values wrong, such as %s", tr.wrong.Load(), tr.wrong.Load()+tr.right.Load(), tr.first)
-		})
+	}, func(t *testing.T, tr *trial) {
+		tr.seed, tr.units, tr.width, tr.prepare = 1, 1, 1, (*modbus.Adapter).Gullible
+		tr.faults = []devsim.Fault{{Do: devsim.Late, Chance: 0.15, After: tr.wire.Timeout, Until: 2 * tr.wire.Timeout}}
+		tr.run(t)
+		if tr.wrong.Load() == 0 {
+			t.Errorf("nobody noticed: %v", tr)
+		}
+		t.Logf("%d of %d values wrong, such as %s", tr.wrong.Load(), tr.wrong.Load()+tr.right.Load(), tr.first)
+	})
+}
+
+// atOnce makes trials side by side, however few processors there are: they wait most of the time.
+func atOnce(t *testing.T, trials map[string]*trial, try func(*testing.T, *trial)) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for name, tr := range trials {
+		running.Go(func() { t.Run(name, func(t *testing.T) { try(t, tr) }) })
 	}
 }
