@@ -250,6 +250,7 @@ func (d *demo) hints() {
 		fmt.Fprintf(w, "From a second terminal:  gateway hub call %s %s '%s'\n", m.Identity, m.Name, payload)
 	}
 	fmt.Fprintf(w, "                         gateway status --runtime-dir %s\n", d.dir)
+	fmt.Fprintln(w, "                         gateway hub page     the address of the simulated hub's page, for a browser")
 	if d.options.length == 0 {
 		fmt.Fprintln(w, "Stop with Ctrl-C.")
 	}
