@@ -99,7 +99,7 @@ func TestAPackWithAPoisonMessageIsCutUntilItIsAlone(t *testing.T) {
 	background(t, queue.Run)
 	r.queue = queue
 	r.lane = func(id gateway.IdentityID) Lane { return poisonLane{queue.Lane(id)} }
-	const half = 150
+	const half = 60
 	r.put("d1", half)
 	r.putPoison("d1")
 	r.put("d1", half)

@@ -147,7 +147,7 @@ func (r *rig) put(id gateway.IdentityID, n int) {
 
 func (r *rig) eventually(what string, check func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !check(); {
+	for deadline := time.Now().Add(time.Minute); !check(); {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("it never came true that %s; %+v", what, r.pool.Stats())
 		}
