@@ -226,19 +226,28 @@ func (s *session) connect(ctx context.Context) error {
 		<-token.Done()
 		return fmt.Errorf("connecting: %w", dialing.Err())
 	}
-	if err := token.Error(); err != nil {
-		if code := token.(*mqtt.ConnectToken).ReturnCode(); code >= packets.ErrRefusedBadProtocolVersion && code <= packets.ErrRefusedNotAuthorised {
-			return &refusedError{code}
-		}
-		if dialed != nil {
-			return dialed // says more than what the library makes of it
-		}
-		return fmt.Errorf("connecting: %w", err)
+	if dialed != nil {
+		return dialed // says more than what the library makes of it
+	}
+	if err := notConnected(token.(*mqtt.ConnectToken)); err != nil {
+		return err
 	}
 	if !keep() {
 		return fmt.Errorf("connecting: %w", context.Cause(dialing))
 	}
 	return nil
+}
+
+// notConnected is why the hub did not accept the connection, nil if it did.
+func notConnected(token *mqtt.ConnectToken) error {
+	err, code := token.Error(), token.ReturnCode()
+	switch {
+	case err == nil:
+		return nil
+	case code >= packets.ErrRefusedBadProtocolVersion && code <= packets.ErrRefusedNotAuthorised:
+		return &refusedError{code}
+	}
+	return fmt.Errorf("connecting: %w", err)
 }
 
 // subscribeAll asks for everything that the identity listens to, and disconnects if it cannot be had.
