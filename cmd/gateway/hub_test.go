@@ -194,3 +194,21 @@ func completed(t *testing.T, words []string) string {
 	}
 	return offered
 }
+
+func TestRefusalsOfTheHubHaveExitCodesThatScriptsCanTell(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		name   string
+		want   int
+	}{
+		{404, "DeviceNotFound", exitUnknown}, {404, "ModuleNotFound", exitUnknown}, {404, "", exitUnknown},
+		{404, "DeviceNotOnline", exitFailed},   // it is known, and was not called
+		{504, "GatewayTimeout", exitUncertain}, // it was called, and may have done it
+		{412, "PreconditionFailed", exitFailed}, {401, "IotHubUnauthorizedAccess", exitFailed}, {429, "", exitFailed},
+	} {
+		e := &hubError{host: "localhost", status: c.status, name: c.name, text: "why"}
+		if got := e.exitCode(); got != c.want {
+			t.Errorf("%v: exit code %d, want %d", e, got, c.want)
+		}
+	}
+}
