@@ -78,7 +78,12 @@ func (r *renewal) look() {
 		}
 		r.close, r.last = time.Now().Add(replacedClose), time.Now().Add(2*replacedClose)
 	}
-	if r.s.busy.Load() == 0 || !time.Now().Before(r.last) {
+	switch {
+	case r.s.busy.Load() == 0:
+		r.s.closing.Store(false) // until what is in flight is acknowledged
+		r.stop(errRenew)
+		return
+	case !time.Now().Before(r.last):
 		r.stop(errRenew)
 		return
 	}
@@ -122,11 +127,16 @@ func (s *session) finish(reason error) error {
 	defer limit.Stop()
 	look := time.NewTicker(finishLook) // for the commands, whose end nobody tells
 	defer look.Stop()
-	patience := time.Now().Add(finishPatience)
+	var drained time.Time        // when nothing was in flight any more; zero before
 	var farewell <-chan struct{} // closed when the hub has heard it; nil before it is said
 	for {
-		if _, some := s.flight.waiting(); farewell == nil && !some && s.close(time.Now().Before(patience)) {
-			farewell = s.client.Unsubscribe(methodFilter).Done()
+		if _, some := s.flight.waiting(); !some && farewell == nil {
+			if drained.IsZero() {
+				drained = time.Now()
+			}
+			if s.close(time.Since(drained) < finishPatience) {
+				farewell = s.client.Unsubscribe(methodFilter).Done()
+			}
 		}
 		select {
 		case <-farewell:
