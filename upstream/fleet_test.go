@@ -247,5 +247,5 @@ func (o outage) play(t *testing.T) {
 }
 
 func TestAllIdentitiesAreBackSoonAfterTheHubAndNeverFasterThanThePace(t *testing.T) {
-	outage{identities: 60, rate: 40, kills: 1, down: 300 * time.Millisecond, perSecond: 5}.play(t)
+	outage{identities: 60, rate: 40, kills: 3, down: 300 * time.Millisecond, perSecond: 5}.play(t)
 }

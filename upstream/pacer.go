@@ -46,7 +46,8 @@ type pacer struct {
 	began    time.Time  // the last attempt
 	attempts []*attempt // that count
 	open     int
-	failures int // attempts in a row that did not reach the hub
+	failures int    // attempts in a row that did not reach the hub
+	missed   uint64 // all that did not
 	probeAt  time.Time
 }
 
@@ -144,6 +145,7 @@ func (p *pacer) end(a *attempt, how result) {
 			p.rate, p.halved = max(p.rate/2, min(1, p.most)), now
 		}
 	case unreachable:
+		p.missed++
 		if p.failures++; p.failures >= unreachableAfter {
 			p.probeAt = now.Add(delay(time.Second, p.failures-unreachableAfter, probeMost, p.random()))
 		}
@@ -162,6 +164,13 @@ func (p *pacer) reachable() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.failures < unreachableAfter
+}
+
+// unreached counts the attempts, of whomever, that did not reach the hub.
+func (p *pacer) unreached() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.missed
 }
 
 // pace is how many connections a second are opened now at most.

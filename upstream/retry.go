@@ -56,6 +56,7 @@ type ending struct {
 	flying  int           // messages in flight
 	acked   bool          // the hub had acknowledged some
 	away    bool          // no identity reaches the hub
+	missed  uint64        // attempts of all identities so far that did not reach it
 	suspect bool          // what was in flight is under suspicion of ending connections (poison.go)
 }
 
@@ -72,6 +73,8 @@ func (e ending) rejected() bool { return e.remote() && e.flying > 0 && !e.acked 
 type history struct {
 	tries int // since a connection was stable
 	quick int // connections in a row that somebody ended soon after they were made
+	// missed is that of the last ending: one that the hub's own outage followed was no take-over.
+	missed uint64
 }
 
 // decision is what follows from an ending.
@@ -87,6 +90,11 @@ func (h *history) after(e ending, most time.Duration, r float64) decision {
 	v := decision{state: StateOffline, err: e.err}
 	if e.lasted >= stableAfter && !e.rejected() {
 		h.tries, h.quick = 0, 0
+	}
+	if e.missed != h.missed { // what ended the last connection was most likely the hub's own outage
+		if h.quick, h.missed = 0, e.missed; e.lasted > 0 {
+			h.tries = 0
+		}
 	}
 	switch {
 	case e.lasted == 0, e.lasted > quickLoss: // the hub has trouble of its own, or leaves us in peace

@@ -41,6 +41,12 @@ func TestWhatEndedAConnectionDecidesHowSoonItIsTriedAgain(t *testing.T) {
 	poison.flying, poison.acked, poison.suspect = 1, true, true
 	quick, slow := lostAfter(time.Second), lostAfter(time.Hour)
 	timeout := ending{err: errAckTimeout, lasted: time.Second}
+	var restarts []ending
+	for n := range uint64(9) {
+		restart := quick
+		restart.missed = n
+		restarts = append(restarts, restart)
+	}
 	for name, c := range map[string]struct {
 		got       decision
 		state     State
@@ -58,6 +64,7 @@ func TestWhatEndedAConnectionDecidesHowSoonItIsTriedAgain(t *testing.T) {
 		"somebody else for ever":        {stateAfter(repeat(quick, 100)...), StateConflict, 30 * time.Second, 5 * time.Minute},
 		"losses with peace between":     {stateAfter(quick, quick, slow, quick, quick), StateOffline, 0, 5 * time.Minute},
 		"losses with trouble between":   {stateAfter(quick, quick, ending{err: syscall.ECONNREFUSED}, quick, quick), StateOffline, 0, 5 * time.Minute},
+		"a hub that restarts":           {stateAfter(restarts...), StateOffline, 0, 5 * time.Minute},
 		"poison":                        {stateAfter(repeat(poison, 9)...), StateOffline, 0, 5 * time.Minute},
 		"a network that comes and goes": {stateAfter(repeat(timeout, 9)...), StateOffline, 0, 5 * time.Minute},
 	} {

@@ -103,7 +103,7 @@ func (l *link) enter(ctx context.Context, place *attempt) (*session, *ending) {
 	if err := s.open(ctx, place); err != nil {
 		s.lose(nil)
 		away := !l.pool.pace.reachable()
-		return nil, &ending{err: l.failed(ctx, s.login, err), away: away}
+		return nil, &ending{err: l.failed(ctx, s.login, err), away: away, missed: l.pool.pace.unreached()}
 	}
 	l.refusals, l.failures = 0, 0
 	l.noteConnected(s.login)
@@ -129,7 +129,7 @@ func (s *session) begin() {
 
 // end finishes what is under way, disconnects, and draws the conclusions.
 func (s *session) end() *ending {
-	e := &ending{err: context.Cause(s.ctx)}
+	e := &ending{err: context.Cause(s.ctx), missed: s.pool.pace.unreached()}
 	if e.err == nil {
 		e.err = s.finish(context.Cause(s.sending))
 	}
