@@ -136,6 +136,7 @@ func withKey(key string, group bool) func(*ProvisioningConfig) {
 func first() Attempt { return Attempt{Now: time.Now()} }
 
 func TestADeviceIsProvisionedByItsKeyItsGroupOrItsCertificateOverBothTransports(t *testing.T) {
+	t.Parallel() // the service asks to come again in a second
 	for _, ws := range []bool{false, true} {
 		s := newService(t, "localhost")
 		s.ws = ws
@@ -170,6 +171,7 @@ func TestADeviceIsProvisionedByItsKeyItsGroupOrItsCertificateOverBothTransports(
 }
 
 func TestTheAnswerIsKeptAndAskedForAgainWhenTheHubDoesNotTakeTheDevice(t *testing.T) {
+	t.Parallel() // the service asks to come again in a second
 	s := newService(t, "localhost")
 	group := s.enroll(hubsim.Enrollment{EnrollmentGroupID: "all", Attestation: hubsim.Attestation{Type: "symmetricKey"}})
 	key := group.Attestation.SymmetricKey.PrimaryKey
@@ -199,6 +201,7 @@ func TestTheAnswerIsKeptAndAskedForAgainWhenTheHubDoesNotTakeTheDevice(t *testin
 }
 
 func TestADeviceFollowsItsEnrolmentToAnotherHub(t *testing.T) {
+	t.Parallel() // the service asks to come again in a second
 	s, second := newService(t, "localhost"), newService(t, "second.example")
 	if err := s.hub.LinkHub(second.hub.Link()); err != nil {
 		t.Fatal(err)
@@ -218,6 +221,7 @@ func TestADeviceFollowsItsEnrolmentToAnotherHub(t *testing.T) {
 }
 
 func TestWhatTheServiceRefusesIsSaid(t *testing.T) {
+	t.Parallel() // the service asks to come again in a second
 	s := newService(t, "localhost")
 	symmetric := hubsim.Attestation{Type: "symmetricKey"}
 	off := s.enroll(hubsim.Enrollment{RegistrationID: "off", Attestation: symmetric, ProvisioningStatus: "disabled"})
