@@ -135,18 +135,30 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// dispatch runs f beside the connection; false if too much is in work already, or the connection is
-// closing, which is looked at last: finish looks at what is in work after it has said so.
-func (l *link) dispatch(closing *atomic.Bool, f func()) bool {
-	if l.busy.Add(1) > commandBacklog || closing.Load() {
+// errTooMany and errTooLate are why a command does not begin.
+var (
+	errTooMany = errors.New("too many direct methods of the identity are in work")
+	errTooLate = errors.New("the connection is about to be closed")
+)
+
+// dispatch runs f beside the connection, unless too much is in work already, or the connection is closing,
+// which is looked at last: finish looks at what is in work after it has said so.
+func (l *link) dispatch(closing *atomic.Bool, f func()) error {
+	var no error
+	if l.busy.Add(1) > commandBacklog {
+		no = errTooMany
+	} else if closing.Load() {
+		no = errTooLate
+	}
+	if no != nil {
 		l.busy.Add(-1)
-		return false
+		return no
 	}
 	l.work.Go(func() {
 		defer l.busy.Add(-1)
 		f()
 	})
-	return true
+	return nil
 }
 
 func (l *link) noteConnected(by identity.Login) {

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -32,12 +33,13 @@ func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
 		return
 	}
 	command := gateway.Command{Identity: s.member.ID, Name: name, Payload: m.Payload()}
-	if s.dispatch(&s.closing, func() { s.answer(command, rid) }) {
+	err := s.dispatch(&s.closing, func() { s.answer(command, rid) })
+	if err == nil {
 		return
 	}
-	no := refusal(429, "busy", "too many direct methods of the identity are in work; nothing was sent, try again")
-	if s.closing.Load() {
-		no = refusal(503, "unavailable", "the connection is about to be closed; nothing was sent, try again")
+	no := refusal(429, "busy", err.Error()+"; nothing was sent, try again")
+	if errors.Is(err, errTooLate) {
+		no = refusal(503, "unavailable", err.Error()+"; nothing was sent, try again")
 	}
 	if !s.refused.add(&s.work, mostRefusals, func() { s.publishReply(no, rid) }) {
 		s.log.Warn().Str("method", name).Msg("too many direct methods at once; this one is left unanswered")
