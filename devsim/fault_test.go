@@ -188,7 +188,7 @@ func TestTheRestOfARequestThatNeverComesIsForgotten(t *testing.T) {
 		converseWith(t, s, func(conn net.Conn) {
 			// The length of an unfinished write of 250 bytes would swallow what comes next.
 			send(t, conn, "01 10 0000 007B F6")
-			time.Sleep(restMax + time.Millisecond)
+			<-time.After(restMax + time.Millisecond)
 			if _, err := conn.Write(whole); err != nil {
 				t.Fatal(err)
 			}

@@ -120,7 +120,7 @@ func TestAPipeHonoursItsDeadline(t *testing.T) {
 			}
 		}
 		go read()
-		time.Sleep(90 * time.Minute)
+		<-time.After(90 * time.Minute)
 		select {
 		case err := <-ended:
 			t.Errorf("ended early: %v", err)

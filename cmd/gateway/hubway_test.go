@@ -96,12 +96,7 @@ func (s *site) start(hubKeys string, change func(*serviceConfig)) *service {
 
 func (s *site) eventually(what string, check func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !check(); {
-		if time.Now().After(deadline) {
-			s.t.Fatalf("it never came true that %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	eventually(s.t, what, check)
 }
 
 // delivered tells whether a message of the identity has arrived.

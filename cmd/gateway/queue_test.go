@@ -111,12 +111,7 @@ func (s *shelf) fill(q *buffer.Queue) {
 		s.t.Fatalf("%+v, %v", gap, err)
 	}
 	lane.Ack(gap[0].Seq)
-	for end := time.Now().Add(10 * time.Second); q.Stats().Lanes["press"].Entries != 2; {
-		if time.Now().After(end) {
-			s.t.Fatalf("%+v", q.Stats())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	eventually(s.t, "the gap has left", func() bool { return q.Stats().Lanes["press"].Entries == 2 })
 }
 
 // run runs one queue command.
