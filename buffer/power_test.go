@@ -33,6 +33,7 @@ type proof struct {
 	checked   atomic.Int64
 	continued atomic.Int64 // images with which the work went on
 	replayed  atomic.Int64 // images with a journal to replay
+	repaired  atomic.Int64 // that e2fsck had to repair before ext4 took them
 	gaps      atomic.Int64 // in all images
 	packs     atomic.Int64 // in all images
 }

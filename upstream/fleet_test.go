@@ -79,15 +79,15 @@ func (f *fleet) load(ids []gateway.IdentityID, perSecond float64) (stop func() u
 		tick := time.NewTicker(time.Duration(float64(time.Second) / perSecond))
 		defer tick.Stop()
 		for {
+			if err := f.queue.Put(context.Background(), messagesOf(ids)...); err != nil {
+				return err
+			}
+			n++
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 				return nil
 			}
-			if err := f.queue.Put(context.Background(), messagesOf(ids)...); err != nil {
-				return err
-			}
-			n++
 		}
 	})
 	return func() uint64 { end(); return n }
