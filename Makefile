@@ -1,5 +1,5 @@
 # make test    everything that continuous integration runs
-# make fuzz    every fuzz target for FUZZTIME= (built in 10s)
+# make fuzz    every fuzz target for FUZZTIME= (built in 5s)
 # make proof   the promise, at length, from SEED= (built in random). Of the queue: power cuts of its disk,
 #              IMAGES= (built in 100,000), and of an ext4 under it, EXT4_IMAGES= (1,000); every failure of
 #              the disk; its model, CASES= (200,000); a day without the hub, MESSAGES= (8,640,000).
@@ -25,7 +25,7 @@ PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 # What reads bytes of strangers: PACKAGE/TARGET.
 FUZZ := $(addprefix hubsim/,FuzzPacketReader FuzzTopics FuzzBag FuzzParseToken FuzzParseUserName FuzzReportedPatch FuzzQuery) \
 	$(addprefix adapters/modbus/,FuzzDecode FuzzWrite FuzzFind) mapping/FuzzLocate $(addprefix upstream/,FuzzTelemetryTopic FuzzMessageBag)
-FUZZTIME ?= 10s
+FUZZTIME ?= 5s
 
 .PHONY: test fuzz proof soak lint build cross bench
 
