@@ -54,7 +54,7 @@ func (n *notes) fail(err error) {
 
 // pass lets time go by in a bubble.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d)
 	synctest.Wait()
 }
 

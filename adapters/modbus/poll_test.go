@@ -15,7 +15,7 @@ import (
 
 // pass lets fake time go by, and then everything come to rest.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d)
 	synctest.Wait()
 }
 
