@@ -39,11 +39,8 @@ type DownConfig struct {
 	Timeout time.Duration
 	// InWork is how many commands of one identity may be in work at a time; 0 means 16.
 	InWork int
-	// State keeps the writes that wait for their device; needed if a method or message is queued.
-	State gateway.State
-	// Tell hears what became of a write that waited: name is the method's, or the message id. It must
-	// not wait. nil tells nobody.
-	Tell func(id gateway.IdentityID, name string, r gateway.Reply)
+	// Later keeps the writes that wait for their device; needed if a method or message is queued.
+	Later *Later
 }
 
 // Down is the way down: commands in, truthful replies out. Its methods may be called by any number
@@ -53,11 +50,16 @@ type Down struct {
 	methods map[methodKey]*method
 	rules   map[gateway.IdentityID][]*messageRule
 	desired map[desiredKey]*method
-	waiting map[string]*waiting // by the device's name; those that something may wait for
+	queues  map[queuedKey]bool
 	device  func(gateway.PointID) Device
 	points  map[gateway.PointID]gateway.Point
-	state   gateway.State
-	tell    func(gateway.IdentityID, string, gateway.Reply)
+	later   *Later
+}
+
+// queuedKey is a point that an identity may write later.
+type queuedKey struct {
+	identity gateway.IdentityID
+	point    gateway.PointID
 }
 
 // methodKey is what a method is looked up by. Names are matched exactly.
@@ -86,11 +88,8 @@ type target struct {
 func NewDown(cfg DownConfig) *Down {
 	d := &Down{
 		methods: make(map[methodKey]*method, len(cfg.Methods)), rules: map[gateway.IdentityID][]*messageRule{},
-		desired: map[desiredKey]*method{}, waiting: map[string]*waiting{}, device: cfg.Device,
-		points: make(map[gateway.PointID]gateway.Point, len(cfg.Points)), state: cfg.State, tell: cfg.Tell,
-	}
-	if d.tell == nil {
-		d.tell = func(gateway.IdentityID, string, gateway.Reply) {}
+		desired: map[desiredKey]*method{}, queues: map[queuedKey]bool{}, device: cfg.Device,
+		points: make(map[gateway.PointID]gateway.Point, len(cfg.Points)), later: cfg.Later,
 	}
 	for _, p := range cfg.Points {
 		d.points[p.ID] = p
@@ -102,7 +101,7 @@ func NewDown(cfg DownConfig) *Down {
 		}
 		m.Timeout = cmp.Or(m.Timeout, cfg.Timeout, defaultTimeout)
 		if m.Queued > 0 {
-			d.await(m.Write)
+			d.queues[queuedKey{m.Identity, m.Write}] = true
 		}
 		return &method{Method: m, rule: d.points[m.Write].Write, targets: targetsOf(m.Read, d.points),
 			require: targetsOf(pointsOf(m.Require), d.points), inWork: slots[m.Identity]}

@@ -65,6 +65,7 @@ type later struct {
 	err    error // of writes
 	told   []string
 	down   *Down
+	writes *Later
 	stop   func()
 }
 
@@ -78,13 +79,15 @@ func newLater(err error) *later {
 func (l *later) start() {
 	cfg := boiler(l.device)
 	cfg.Methods = append(cfg.Methods, gateway.Method{Identity: "boiler", Name: "later", Write: "boiler/setpoint", From: "value", Queued: time.Hour})
-	cfg.State, cfg.Tell = l.notes, func(_ gateway.IdentityID, name string, r gateway.Reply) {
+	cfg.Later = NewLater(l.notes, []string{"boiler"}, func(_ gateway.IdentityID, name string, r gateway.Reply) {
 		l.told = append(l.told, fmt.Sprintf("%s %d", name, r.Status))
-	}
+	})
 	l.down = NewDown(cfg)
+	cfg.Later.Use(l.down)
+	l.writes = cfg.Later
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- l.down.Run(ctx) }()
+	go func() { ended <- cfg.Later.Run(ctx) }()
 	l.stop = func() { cancel(); <-ended }
 }
 
@@ -138,7 +141,7 @@ func TestAMessageMayExpireBeforeItsRuleSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLater(gateway.ErrNoAnswer)
 		cfg := boiler(l.device)
-		cfg.State = l.notes
+		cfg.Later = NewLater(l.notes, nil, nil)
 		cfg.Messages = []gateway.MessageRule{{Identity: "boiler", Write: "boiler/lamp", From: "on", Queued: time.Hour}}
 		r := NewDown(cfg).Message(t.Context(), gateway.CloudMessage{Identity: "boiler", Body: []byte(`{"on":true}`), Expires: time.Now().Add(time.Minute)})
 		if body := answer(t, r); r.Status != 202 || body["expires"] != "2000-01-01T00:01:00.000Z" {
@@ -168,11 +171,12 @@ func TestAQueuedWriteIsJudgedByTheMappingOfItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLater(nil)
 		l.notes.all["waiting/boiler"] = `[{"identity":"boiler","name":"a","point":"boiler/setpoint","value":900,"expires":"2000-01-02T00:00:00Z"},
-			{"identity":"boiler","name":"b","point":"boiler/gone","value":1,"expires":"2000-01-02T00:00:00Z"}]`
+			{"identity":"boiler","name":"b","point":"boiler/gone","value":1,"expires":"2000-01-02T00:00:00Z"},
+			{"identity":"other","name":"c","point":"boiler/setpoint","value":40,"expires":"2000-01-02T00:00:00Z"}]`
 		l.start()
 		synctest.Wait()
 		l.stop()
-		if got := fmt.Sprint(l.device.written, l.told); got != "[] [a 400 b 403]" {
+		if got := fmt.Sprint(l.device.written, l.told); got != "[] [a 400 b 404 c 404]" {
 			t.Error(got)
 		}
 	})

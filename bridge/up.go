@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	gateway "iothub-gateway"
@@ -27,13 +25,12 @@ type Store interface {
 // goroutines.
 type Up struct {
 	store  Store
-	points map[gateway.PointID]*point // never changes after NewUp
-
-	mu    sync.Mutex // guards stats
-	stats UpStats
+	points map[gateway.PointID]*point // these never change after NewUp
+	lanes  map[gateway.IdentityID]*lane
+	stats  *upCounts
 }
 
-// UpStats counts readings since NewUp. Samples = Reported + Suppressed + Dropped + Private +
+// UpStats counts readings since NewUp, those of the Ups before a Renew included. Samples = Reported + Suppressed + Dropped + Private +
 // Refused + Failed.
 type UpStats struct {
 	Samples    uint64 // readings that came in
@@ -56,25 +53,13 @@ type point struct {
 	order int    // its place in the plant
 	key   []byte // its field as a JSON string with a colon
 	lane  *lane  // nil: read, never reported
-
-	mu      sync.Mutex // guards seen, latest and counter
-	seen    bool
-	latest  gateway.Sample
-	counter counter
-
-	// Owned by whoever holds the lane. They differ only while a Put is under way: reported is what
-	// is durable, next what will be.
-	reported, next report
+	*memory
 }
 
-// lane is one identity's stream of messages. Who has put a token into turn holds it, from judging
-// the first reading until the message is durable: this is what keeps the order.
+// lane is one identity's stream of messages.
 type lane struct {
 	identity gateway.Identity
-	order    int
-	turn     chan struct{}
-	waiters  atomic.Int32 // those that wait for their turn
-	body     body         // owned by the holder
+	*turns
 }
 
 // reading is a sample as it is understood, with its point. round counts the readings of one point
@@ -88,28 +73,7 @@ type reading struct {
 // NewUp makes the way up for a plant. Points without an identity and hidden ones are known to Latest
 // and never reported. Messages carry the properties of their identity.
 func NewUp(points []gateway.Point, identities []gateway.Identity, store Store) *Up {
-	lanes := make(map[gateway.IdentityID]*lane)
-	open := func(identity gateway.Identity) *lane {
-		l := lanes[identity.ID]
-		if l == nil {
-			identity.Properties = slices.Clone(identity.Properties)
-			l = &lane{identity: identity, order: len(lanes), turn: make(chan struct{}, 1)}
-			lanes[identity.ID] = l
-		}
-		return l
-	}
-	for _, identity := range identities {
-		open(identity)
-	}
-	u := &Up{store: store, points: make(map[gateway.PointID]*point, len(points))}
-	for i, p := range points {
-		known := &point{Point: p, order: i, key: append(appendText(nil, p.Field), ':')}
-		if p.Identity != "" && !p.Hidden {
-			known.lane = open(gateway.Identity{ID: p.Identity})
-		}
-		u.points[p.ID] = known
-	}
-	return u
+	return (&Up{store: store, stats: &upCounts{}}).Renew(points, identities, nil)
 }
 
 // appendText appends s as a JSON string.
@@ -135,7 +99,7 @@ func (u *Up) Accept(ctx context.Context, samples []gateway.Sample) error {
 func (u *Up) AcceptWithin(ctx context.Context, patience time.Duration, samples []gateway.Sample) error {
 	readings, stats, unknown := u.observe(samples)
 	err := u.report(ctx, patience, readings, &stats)
-	u.add(stats)
+	u.stats.add(stats)
 	if err != nil {
 		return err
 	}
@@ -152,30 +116,6 @@ func (u *Up) Latest(id gateway.PointID) (gateway.Sample, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.latest, p.seen
-}
-
-// Stats is what happened so far.
-func (u *Up) Stats() UpStats {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.stats
-}
-
-// add adds the counts of one call.
-func (u *Up) add(s UpStats) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.stats.Samples += s.Samples
-	u.stats.Reported += s.Reported
-	u.stats.Suppressed += s.Suppressed
-	u.stats.Dropped += s.Dropped
-	u.stats.Private += s.Private
-	u.stats.Refused += s.Refused
-	u.stats.Failed += s.Failed
-	u.stats.Bad += s.Bad
-	u.stats.Messages += s.Messages
-	u.stats.PutErrors += s.PutErrors
-	u.stats.Replaced += s.Replaced
 }
 
 // observe understands the samples and remembers each as its point's latest. It returns those that

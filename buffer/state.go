@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -87,6 +89,19 @@ func (s *State) Get(key string) (value []byte, ok bool) {
 	defer s.mu.Unlock()
 	value, ok = s.notes[key]
 	return value, ok
+}
+
+// Keys lists the keys that begin with prefix, sorted.
+func (s *State) Keys(prefix string) (keys []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.notes {
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 // Put stores value, at most MaxNote bytes, under key, 1 to 256 bytes, and returns nil when it is on

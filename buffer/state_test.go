@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,6 +59,9 @@ func TestNotesAreThereAfterARestart(t *testing.T) {
 		}
 		if v, ok := s.Get("gone"); ok {
 			t.Errorf("%q", v)
+		}
+		if keys := s.Keys("c2d/"); !slices.Equal(keys, []string{"c2d/boiler/1", "c2d/boiler/2"}) || len(s.Keys("other/")) > 0 {
+			t.Errorf("keys %v", keys)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

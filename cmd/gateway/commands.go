@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/bridge"
@@ -12,16 +13,29 @@ import (
 // lastCommand is the reported property that says what became of the newest write that waited.
 const lastCommand = "gateway.lastCommand"
 
-// newDown makes the way down. What became of a write that waited is reported by its identity.
+// newDown makes the way down.
 func (s *service) newDown() *bridge.Down {
 	plant := s.cfg.plant
 	return bridge.NewDown(bridge.DownConfig{
 		Points: plant.Points, Methods: plant.Methods, Messages: plant.Messages, Desired: plant.Desired,
 		Device: func(id gateway.PointID) bridge.Device { return s.devices[id] },
-		State:  s.state,
-		Tell: func(id gateway.IdentityID, name string, r gateway.Reply) {
-			s.report(id, lastCommand, upstream.Outcome(name, r))
-		},
+		Later:  s.later,
+	})
+}
+
+// newLater takes over the writes that wait since an earlier run, those of devices that the mapping has lost
+// included. What became of one is reported by its identity, and logged if nothing was written.
+func (s *service) newLater() *bridge.Later {
+	var devices []string
+	for _, key := range s.state.Keys(bridge.WaitingPrefix) {
+		devices = append(devices, strings.TrimPrefix(key, bridge.WaitingPrefix))
+	}
+	return bridge.NewLater(s.state, devices, func(id gateway.IdentityID, name string, r gateway.Reply) {
+		if r.Status >= 400 {
+			s.cfg.log.Warn().Str("identity", string(id)).Str("command", name).Int("status", r.Status).RawJSON("outcome", r.Body).
+				Msg("a write that waited for its device was not made")
+		}
+		s.report(id, lastCommand, upstream.Outcome(name, r))
 	})
 }
 

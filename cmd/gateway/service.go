@@ -61,6 +61,7 @@ type service struct {
 	devices   map[gateway.PointID]bridge.Device // who serves each point
 	up        *bridge.Up
 	down      *bridge.Down
+	later     *bridge.Later
 	pool      *upstream.Pool
 	started   time.Time
 	rates     rates // of the lanes
@@ -98,7 +99,9 @@ func newService(cfg serviceConfig) (*service, error) {
 		members = append(members, s.member(id, credentials[i]))
 	}
 	s.up = bridge.NewUp(cfg.plant.Points, identities, queue)
+	s.later = s.newLater()
 	s.down = s.newDown()
+	s.later.Use(s.down)
 	s.pool = upstream.NewPool(upstream.Config{
 		Dial: way.toHub, ServerTime: way.time, Limits: hubLimits(cfg.plant.Hub),
 		State: state, Message: s.message, Desired: s.desired, Log: cfg.log, RetryMost: cfg.retryMost,
@@ -169,7 +172,7 @@ func (s *service) Run(ctx context.Context, extra ...task) error {
 	tasks := []task{{"queue", s.queue.Run}, {"clock", func(ctx context.Context) error { return s.cfg.clock.remember(ctx, s.state) }}}
 	tasks = append(tasks, extra...)
 	tasks = append(tasks, task{"upstream", s.pool.Run}, task{"drain", s.drain}, task{"health", newHealth(s).Run},
-		task{"adapters", s.poll}, task{"commands that wait", s.down.Run})
+		task{"adapters", s.poll}, task{"commands that wait", s.later.Run})
 	return errors.Join(together(ctx, tasks...), s.closeStore())
 }
 
