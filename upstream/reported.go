@@ -25,9 +25,10 @@ type reported struct {
 	mu      sync.Mutex // guards the fields below
 	wanted  map[string]any
 	has     map[string]any
-	size    int   // of wanted
-	ready   bool  // what the hub has is known, as far as it can be
-	version int64 // of the hub's section
+	rest    []byte // of the hub's section, what nobody wanted when it was read, as JSON; nil: nothing
+	size    int    // of wanted
+	ready   bool   // what the hub has is known, as far as it can be
+	version int64  // of the hub's section
 }
 
 // entrySize is what path with value takes.
@@ -55,8 +56,29 @@ func (r *reported) set(path string, value []byte) error {
 	if r.wanted == nil {
 		r.wanted, r.has = map[string]any{}, map[string]any{}
 	}
+	r.recall(path)
 	r.wanted[path], r.size = decoded, size
 	return nil
+}
+
+// recall finds out what the hub has of a path that nobody wanted when its section was read, so that members
+// which the new value lacks are removed. It needs mu.
+func (r *reported) recall(path string) {
+	if _, known := r.has[path]; known || r.rest == nil {
+		return
+	}
+	rest := map[string]any{}
+	_ = json.Unmarshal(r.rest, &rest) // it was marshalled here
+	r.has[path] = remove(rest, path)
+	r.keep(rest)
+}
+
+// keep makes rest what the hub has and nobody wants. It needs mu.
+func (r *reported) keep(rest map[string]any) {
+	r.rest = nil
+	if len(rest) > 0 {
+		r.rest, _ = json.Marshal(rest) // it came from JSON
+	}
 }
 
 // next returns a patch of what the hub does not have yet, and what it says; nil if there is nothing, or it
@@ -105,8 +127,8 @@ func (r *reported) taken(said map[string]any) {
 	}
 }
 
-// learn takes over what the hub says of the paths that matter, and removes what it still says below one of
-// the prefixes although nobody wants it any more: a device that has left the mapping.
+// learn takes over what the hub says, and removes what it still says below one of the prefixes although
+// nobody wants it any more: a device that has left the mapping. The section is used up.
 func (r *reported) learn(section map[string]any, prefixes ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -127,8 +149,11 @@ func (r *reported) learn(section map[string]any, prefixes ...string) {
 		}
 	}
 	for path := range r.wanted {
-		r.has[path], _ = find(section, path)
+		r.has[path] = remove(section, path)
 	}
+	delete(section, "$version")
+	delete(section, "$metadata")
+	r.keep(section)
 }
 
 // beganAnew takes the version of the hub's section after a patch; true if it has begun anew: the device was
@@ -224,4 +249,20 @@ func find(root map[string]any, path string) (any, bool) {
 		}
 		path = rest
 	}
+}
+
+// remove takes the value at a dotted path out of the tree root, with objects that it leaves empty, and returns
+// it; nil if there is none.
+func remove(root map[string]any, path string) any {
+	name, rest, more := strings.Cut(path, ".")
+	value := root[name]
+	if below, ok := value.(map[string]any); more && ok {
+		if value = remove(below, rest); len(below) > 0 {
+			return value
+		}
+	} else if more {
+		return nil
+	}
+	delete(root, name)
+	return value
 }

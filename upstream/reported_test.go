@@ -61,6 +61,32 @@ func TestWhatTheHubSaysIsNotSentAgainAndWhatHasLeftIsRemoved(t *testing.T) {
 	}
 }
 
+func TestMembersOfAFormerRunLeaveThePropertyThatIsReportedAgain(t *testing.T) {
+	r := &reported{}
+	var section map[string]any
+	if err := json.Unmarshal([]byte(`{"gateway":{"lastCommand":{"status":200,"written":90}},"theirs":{"a":1},"$version":7}`), &section); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.set("theirs.b", []byte(`1`)); err != nil {
+		t.Fatal(err)
+	}
+	r.learn(section, "gateway.devices")
+	for _, c := range []struct{ path, value, patch string }{
+		{"gateway.lastCommand", `{"status":504,"error":"no answer"}`, `{"gateway":{"lastCommand":{"error":"no answer","status":504,"written":null}},"theirs":{"b":1}}`},
+		{"gateway.lastCommand", `null`, `{"gateway":{"lastCommand":null}}`},
+		{"gateway.lastCommand", `{"status":200,"written":90}`, `{"gateway":{"lastCommand":{"status":200,"written":90}}}`},
+		{"theirs.a", `1`, ``}, // the hub has it
+		{"gateway.lastMessage", `{"status":200}`, `{"gateway":{"lastMessage":{"status":200}}}`},
+	} {
+		if got := change(t, r, c.path, c.value); got != c.patch {
+			t.Errorf("%s %s: %s, want %s", c.path, c.value, got, c.patch)
+		}
+	}
+	if r.rest != nil {
+		t.Errorf("%s is kept, and everything is reported", r.rest)
+	}
+}
+
 func TestReportedPropertiesStayWithinTheLimitsOfTheHub(t *testing.T) {
 	r := &reported{ready: true}
 	if err := r.set("x", fmt.Appendf(nil, "%q", strings.Repeat("x", 5000))); err == nil {
