@@ -130,15 +130,7 @@ func (p *Provisioned) proveTo(ctx context.Context, hub string, id gateway.Identi
 	if p.cfg.Key == nil {
 		return NewX509(hub, id, p.cfg.Load).Login(ctx, a)
 	}
-	key, err := p.deviceKey()
-	if err != nil {
-		return Login{}, err
-	}
-	sas, err := NewSAS(hub, id, key, p.cfg.Life)
-	if err != nil {
-		return Login{}, err
-	}
-	return sas.Login(ctx, a)
+	return NewKeySAS(hub, id, Key{Read: p.deviceKey}, p.cfg.Life).Login(ctx, a)
 }
 
 // deviceKey is the device's own key.

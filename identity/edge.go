@@ -118,15 +118,13 @@ func edgeOfConnectionString(name, text, caFile string) (*Edge, error) {
 
 // Credential proves the module to its hub (EDGE-4); ttl is how long each token holds.
 func (e *Edge) Credential(ttl time.Duration) (*SAS, error) {
-	s := SAS{host: e.Hub, id: e.ID, ttl: ttl}
 	if e.client == nil {
-		return newSAS(s, e.key, "")
+		return NewSAS(e.Hub, e.ID, e.key, ttl)
 	}
-	s.sign = func(ctx context.Context, resource string, expires time.Time) (Secret, error) {
+	return &SAS{host: e.Hub, id: e.ID, ttl: ttl, sign: func(ctx context.Context, resource string, expires time.Time) (Secret, uint64, error) {
 		digest, err := e.digest(ctx, toSign(resource, expires))
-		return assemble(resource, expires, digest, ""), err
-	}
-	return &s, nil
+		return assemble(resource, expires, digest, ""), 0, err
+	}}, nil
 }
 
 // digest has the runtime sign text (EDGE-3); it is base64.

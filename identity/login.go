@@ -32,17 +32,22 @@ type Login struct {
 	Certificate *tls.Certificate
 	// Expires is when the proof ends (the hub's grace comes on top, CON-48); zero if it does not.
 	Expires time.Time
-	// Watch tells that somebody else replaces the proof before it ends: it is worth looking now and then
-	// whether another Login differs.
+	// Signed tells that each Login signs a proof that holds longer: whoever holds the connection makes it
+	// again in time. Of any other proof somebody else has to see to a next one before Expires.
+	Signed bool
+	// Watch tells that somebody else may replace the proof, or the key that signs it, at any time: it is worth
+	// looking now and then whether another Login differs.
 	Watch bool
 	// Doubt is why the proof may be out of date, worth saying if the hub refuses it; nil if it is not.
 	Doubt error
+
+	key uint64 // marks the secret behind Password; 0 where it is not known, or never replaced
 }
 
 // Same tells whether a connection that was made with other would gain nothing from being made again.
 func (l Login) Same(other Login) bool {
-	return l.Hub == other.Hub && l.ClientID == other.ClientID && l.Expires.Equal(other.Expires) &&
-		sameLeaf(l.Certificate, other.Certificate)
+	return l.Hub == other.Hub && l.ClientID == other.ClientID && l.key == other.key &&
+		(l.Signed || l.Expires.Equal(other.Expires)) && sameLeaf(l.Certificate, other.Certificate)
 }
 
 func sameLeaf(a, b *tls.Certificate) bool {

@@ -1,7 +1,10 @@
 package identity
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -16,22 +19,68 @@ import (
 )
 
 func TestAPolicyKeyProvesEachIdentityWithATokenAboutItAlone(t *testing.T) {
-	policy := Policy{Name: "device", Key: NewSecret(vectorKey)}
+	policy := Key{Policy: "device", Read: func() (Secret, error) { return NewSecret(vectorKey), nil }}
 	for id, resource := range map[gateway.IdentityID]string{
 		"a": "contoso.azure-devices.net%2Fdevices%2Fa&", "a/m": "contoso.azure-devices.net%2Fdevices%2Fa%2Fmodules%2Fm&",
 	} {
-		sas, err := NewPolicySAS("contoso.azure-devices.net", id, policy, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		login, err := sas.Login(t.Context(), first())
+		login, err := NewKeySAS("contoso.azure-devices.net", id, policy, time.Hour).Login(t.Context(), first())
 		if token := login.Password.Reveal(); err != nil || !strings.Contains(token, "sr="+resource) || !strings.HasSuffix(token, "&skn=device") {
 			t.Errorf("%s: %s, %v", id, token, err)
 		}
 	}
-	if _, err := NewPolicySAS("h", "a", Policy{Name: "p", Key: NewSecret("?")}, time.Hour); err == nil {
-		t.Error("a key that is none was taken")
+}
+
+func TestAKeyFileIsReadAgainForEachConnectionAndAHalfWrittenOneIsAClearError(t *testing.T) {
+	secrets := Source{Dir: t.TempDir()}
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(secrets.Dir, "key"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
+	old := NewSecret(vectorKey)
+	rolled := NewSecret(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("k"), 32)))
+	read := func() (Secret, error) { return secrets.SharedKey("file:key") }
+	for name, c := range map[string]interface {
+		Login(context.Context, Attempt) (Login, error)
+	}{
+		"device": NewKeySAS("h", "d", Key{Read: read}, time.Hour),
+		"policy": NewKeySAS("h", "d", Key{Policy: "device", Read: read}, time.Hour),
+		"group":  assigned(t, ProvisioningConfig{ID: "d", Scope: "0ne", Registration: "d", Key: read, Group: true, Life: time.Hour}),
+	} {
+		write(old.Reveal())
+		before, err := c.Login(t.Context(), first())
+		later, _ := c.Login(t.Context(), Attempt{Now: first().Now.Add(time.Minute)})
+		if err != nil || !before.Same(later) || !before.Watch || !before.Signed {
+			t.Fatalf("%s: two tokens of one key are told apart: %v", name, err)
+		}
+		for text, want := range map[string]string{
+			"": "is empty", " \n": "is empty", rolled.Reveal()[:22]: "not base64",
+			"HostName=h;SharedAccessKey=" + rolled.Reveal(): "connection string",
+		} {
+			write(text)
+			_, err := c.Login(t.Context(), first())
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "file:key") || !strings.Contains(err.Error(), "identity d") ||
+				strings.Contains(err.Error(), rolled.Reveal()[:22]) {
+				t.Errorf("%s: %q in the file: %v", name, text, err)
+			}
+		}
+		write(rolled.Reveal())
+		after, err := c.Login(t.Context(), first())
+		if err != nil || after.Same(before) || after.Password.Reveal() == before.Password.Reveal() {
+			t.Errorf("%s: the new key is not taken: %v", name, err)
+		}
+	}
+}
+
+// assigned is a device that its service has assigned to hub h already.
+func assigned(t *testing.T, cfg ProvisioningConfig) *Provisioned {
+	t.Helper()
+	cfg.State = &notes{}
+	p := NewProvisioned(cfg)
+	if err := p.keep(t.Context(), assignment{Scope: cfg.Scope, Registration: cfg.Registration, Hub: "h", Device: "d"}); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestAReadyTokenIsTakenAsItIsAndReadAgainForEachConnection(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"hash/maphash"
 	"net/url"
 	"strconv"
 	"strings"
@@ -16,48 +17,62 @@ import (
 
 // SAS is an identity that is proven by a token, made anew for each connection (SAS-1 to SAS-7).
 type SAS struct {
-	host string
-	id   gateway.IdentityID
-	ttl  time.Duration
-	// sign makes the token about a resource; the key is inside it, where nothing prints it.
-	sign func(ctx context.Context, resource string, expires time.Time) (Secret, error)
+	host  string
+	id    gateway.IdentityID
+	ttl   time.Duration
+	watch bool // somebody may replace the key
+	// sign makes the token about a resource, and says which key that took, as in Login; the key is inside it,
+	// where nothing prints it.
+	sign func(ctx context.Context, resource string, expires time.Time) (token Secret, key uint64, err error)
 }
+
+// Key is a shared access key that somebody may replace while the gateway runs.
+type Key struct {
+	// Policy is the name of the hub's shared access policy whose key it is, which must grant DeviceConnect:
+	// one key proves all identities (SAS-14). "" is the key of the device or module itself.
+	Policy string
+	// Read is asked for the key, base64, for each connection and now and then in between.
+	Read func() (Secret, error)
+}
+
+// marks makes the numbers by which secrets are told apart good for this process alone.
+var marks = maphash.MakeSeed()
+
+// mark tells one secret from another, and does not reveal it.
+func mark(secret string) uint64 { return maphash.String(marks, secret) }
 
 // NewSAS makes the credential of the device or module id on the hub called host. key is the base64
 // text of its primary or secondary key; ttl is how long each token holds.
 func NewSAS(host string, id gateway.IdentityID, key Secret, ttl time.Duration) (*SAS, error) {
-	return newSAS(SAS{host: host, id: id, ttl: ttl}, key, "")
-}
-
-// NewPolicySAS is NewSAS with the key of the shared access policy called policy, which must grant
-// DeviceConnect: one key proves all identities (SAS-14). Each token is about its identity alone.
-func NewPolicySAS(host string, id gateway.IdentityID, policy Policy, ttl time.Duration) (*SAS, error) {
-	return newSAS(SAS{host: host, id: id, ttl: ttl}, policy.Key, policy.Name)
-}
-
-// Policy is a shared access policy of a hub: its name and one of its two keys in base64.
-type Policy struct {
-	Name string
-	Key  Secret
-}
-
-func newSAS(s SAS, key Secret, policy string) (*SAS, error) {
 	raw, err := decodeKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("identity %s: %w", s.id, err)
+		return nil, fmt.Errorf("identity %s: %w", id, err)
 	}
-	s.sign = func(_ context.Context, resource string, expires time.Time) (Secret, error) {
-		return Token(resource, raw, expires, policy), nil
-	}
-	return &s, nil
+	return &SAS{host: host, id: id, ttl: ttl, sign: func(_ context.Context, resource string, expires time.Time) (Secret, uint64, error) {
+		return Token(resource, raw, expires, ""), 0, nil
+	}}, nil
 }
 
-// Login signs a fresh token for a connection that starts at a.Now.
+// NewKeySAS is NewSAS with a key that is read again for each connection, and now and then in between: one
+// that was exchanged needs no restart. Each token is about its identity alone.
+func NewKeySAS(host string, id gateway.IdentityID, key Key, ttl time.Duration) *SAS {
+	return &SAS{host: host, id: id, ttl: ttl, watch: true, sign: func(_ context.Context, resource string, expires time.Time) (Secret, uint64, error) {
+		text, err := key.Read()
+		if err != nil {
+			return Secret{}, 0, err
+		}
+		raw, err := decodeKey(text)
+		return Token(resource, raw, expires, key.Policy), mark(text.Reveal()), err
+	}}
+}
+
+// Login signs a fresh token for a connection that starts at a.Now. Its error says that the key is missing,
+// or is none.
 func (s *SAS) Login(ctx context.Context, a Attempt) (Login, error) {
 	login := loginOf(s.host, s.id)
-	login.Expires = a.Now.Add(s.ttl)
+	login.Expires, login.Signed, login.Watch = a.Now.Add(s.ttl), true, s.watch
 	var err error
-	if login.Password, err = s.sign(ctx, Resource(s.host, s.id), login.Expires); err != nil {
+	if login.Password, login.key, err = s.sign(ctx, Resource(s.host, s.id), login.Expires); err != nil {
 		return Login{}, fmt.Errorf("identity %s: %w", s.id, err)
 	}
 	return login, nil

@@ -151,6 +151,18 @@ func readSecretFile(ref Ref, path string, guard bool) (Secret, error) {
 	return Secret{}, fmt.Errorf("%s: %w: the file %s is empty", ref, ErrMissing, path)
 }
 
+// SharedKey is Resolve for a shared access key in base64: what is none is an error that names the reference.
+func (s Source) SharedKey(ref Ref) (Secret, error) {
+	key, err := s.Resolve(ref)
+	if err != nil {
+		return Secret{}, err
+	}
+	if _, err := decodeKey(key); err != nil {
+		return Secret{}, fmt.Errorf("%s: %w", ref, err)
+	}
+	return key, nil
+}
+
 // decodeKey is the binary key of a base64 shared access key (SAS-5). Its error never shows the key.
 func decodeKey(key Secret) ([]byte, error) {
 	if strings.Contains(key.Reveal(), "SharedAccessKey=") {

@@ -34,7 +34,7 @@ func (t *ReadyToken) Login(_ context.Context, a Attempt) (Login, error) {
 		return Login{}, err
 	}
 	login := loginOf(t.host, t.id)
-	login.Watch, login.Password = true, text
+	login.Watch, login.Password, login.key = true, text, mark(text.Reveal())
 	if login.Expires, err = CheckToken(text, Resource(t.host, t.id)); err != nil {
 		return Login{}, fmt.Errorf("identity %s: %w", t.id, err)
 	}

@@ -248,7 +248,7 @@ func (p proofs) Login(_ context.Context, a identity.Attempt) (identity.Login, er
 // holdsFor makes logins that hold for life.
 func holdsFor(id gateway.IdentityID, life time.Duration) proofs {
 	return func(a identity.Attempt) (identity.Login, error) {
-		return identity.Login{Hub: "h", ClientID: string(id), Username: "h/" + string(id), Expires: a.Now.Add(life)}, nil
+		return identity.Login{Hub: "h", ClientID: string(id), Username: "h/" + string(id), Expires: a.Now.Add(life), Signed: true}, nil
 	}
 }
 
@@ -448,7 +448,7 @@ func TestAProofThatIsReplacedIsTakenUpWithinAMinuteAndNoOtherReconnects(t *testi
 			t.Errorf("%d connections although the next proof is not good", n)
 		}
 		set(ends.Add(time.Hour), nil)
-		later(watchEvery)
+		later(watchEvery + replacedLook)
 		if n := len(hub.now().connects); n != 2 || hub.now().ended[0] != "DISCONNECT" {
 			t.Errorf("%d connections after the proof was replaced", n)
 		}

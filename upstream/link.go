@@ -101,14 +101,17 @@ func (l *link) again(ctx context.Context, e *ending) bool {
 	}
 	v := l.history.after(*e, l.pool.cfg.RetryMost, l.random())
 	l.logLoss(v)
-	return l.pause(ctx, v)
+	return l.pause(ctx, v, e.proof)
 }
 
 // pause waits before the next attempt; what is healed by setting the clock is tried again once that
-// is done.
-func (l *link) pause(ctx context.Context, v decision) bool {
-	if aboutClock(v.err) {
+// is done, and a proof that was refused once somebody has replaced it.
+func (l *link) pause(ctx context.Context, v decision, proof *identity.Login) bool {
+	switch {
+	case aboutClock(v.err):
 		return l.pool.clocks.untilSet(ctx, v.pause)
+	case v.state == StateRefused && proof != nil:
+		return l.untilReplaced(ctx, v.pause, proof)
 	}
 	return wait(ctx, v.pause)
 }
@@ -175,7 +178,7 @@ func (l *link) noteConnected(by identity.Login) {
 	l.up, l.since = true, time.Now()
 	l.connects++
 	l.hub, l.account, l.expires = by.Hub, by.ClientID, time.Time{}
-	if by.Watch {
+	if !by.Signed {
 		l.expires = by.Expires
 	}
 	if l.state != StateConflict {

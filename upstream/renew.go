@@ -15,6 +15,8 @@ const (
 	// replacedClose is how long a proof that was replaced waits for a moment without commands in work, and
 	// then for those in work to end.
 	replacedClose = time.Minute
+	// replacedLook is how soon a proof that was replaced is looked at again: somebody may be writing it.
+	replacedLook = time.Second
 	// finishLook is how often a connection that is to end is looked at, and finishPatience how long it waits
 	// for a moment without commands in work before no more begin.
 	finishLook     = 5 * time.Millisecond
@@ -31,6 +33,8 @@ type renewal struct {
 	stop  context.CancelCauseFunc
 	ctx   context.Context // ends with the connection
 	told  string          // why the next proof cannot be had, as it was logged last
+	due   time.Time       // when the proof is renewed even if nobody replaces it; zero: never
+	next  *identity.Login // another proof, as it was seen once; nil: none
 	close time.Time       // when no more commands begin; zero until a renewal is due
 	last  time.Time       // when the connection ends at the latest
 	turn  sync.Mutex      // held while looking
@@ -40,19 +44,30 @@ type renewal struct {
 // renew starts to look after the proof, until Stop; ctx is that of sending, which stop ends.
 func (s *session) renew(ctx context.Context, stop context.CancelCauseFunc) *renewal {
 	r := &renewal{s: s, stop: stop, ctx: ctx}
-	first := watchIn(s.random())
-	switch {
-	case s.login.Expires.IsZero() && !s.login.Watch:
+	if s.login.Signed {
+		r.due = s.since.Add(renewIn(s.login.Expires.Sub(s.since), s.random()))
+	}
+	if r.due.IsZero() && !s.login.Watch {
 		return r
-	case !s.login.Watch:
-		life := time.Until(s.login.Expires)
-		first = renewIn(life, s.random())
-		r.close, r.last = s.login.Expires.Add(-15*life/100), s.login.Expires.Add(-life/20)
 	}
 	r.turn.Lock() // a short life could overtake the assignment
 	defer r.turn.Unlock()
-	r.timer = time.AfterFunc(first, r.look)
+	r.timer = time.AfterFunc(r.pause(), r.look)
 	return r
+}
+
+// pause is how long nothing is to be done about the proof.
+func (r *renewal) pause() time.Duration {
+	left, look := time.Until(r.due), watchIn(r.s.random())
+	switch {
+	case r.next != nil:
+		return replacedLook
+	case !r.s.login.Watch:
+		return left
+	case left > 0:
+		return min(left, look)
+	}
+	return look
 }
 
 // Stop ends looking; the context has ended.
@@ -71,11 +86,16 @@ func (r *renewal) look() {
 	if r.ctx.Err() != nil {
 		return
 	}
-	if r.close.IsZero() {
-		if !r.replaced() {
-			r.timer.Reset(watchIn(r.s.random()))
-			return
-		}
+	due := !r.due.IsZero() && !time.Now().Before(r.due)
+	switch {
+	case !r.close.IsZero():
+	case r.s.login.Watch && !r.replaced(due):
+		r.timer.Reset(r.pause())
+		return
+	case due:
+		life := r.s.login.Expires.Sub(r.s.since)
+		r.close, r.last = r.s.login.Expires.Add(-15*life/100), r.s.login.Expires.Add(-life/20)
+	default:
 		r.close, r.last = time.Now().Add(replacedClose), time.Now().Add(2*replacedClose)
 	}
 	switch {
@@ -93,18 +113,51 @@ func (r *renewal) look() {
 	r.timer.Reset(finishLook)
 }
 
-// replaced tells whether another proof is there than the connection was made with.
-func (r *renewal) replaced() bool {
+// replaced tells whether another proof is there than the connection was made with, or any if that is due. It
+// must have been the same twice in a row: somebody may be writing it.
+func (r *renewal) replaced(due bool) bool {
 	login, err := r.s.member.Credential.Login(r.ctx, identity.Attempt{Now: r.s.pool.cfg.Now()})
+	before := r.next
+	r.next = nil
 	if err == nil {
 		r.told = ""
-		return !login.Same(r.s.login)
+		if login.Same(r.s.login) {
+			return due
+		}
+		r.next = &login
+		return before != nil && login.Same(*before)
 	}
 	if told := err.Error(); r.ctx.Err() == nil && told != r.told {
 		r.told = told
 		r.s.log.Warn().Err(err).Msg("the next proof of the identity is not good; the connection stands as long as the hub lets it")
 	}
 	return false
+}
+
+// replaceable is a login whose proof somebody may replace; nil if nobody does.
+func replaceable(l identity.Login) *identity.Login {
+	if !l.Watch {
+		return nil
+	}
+	return &l
+}
+
+// untilReplaced waits for d, or until another proof is there than the one that the hub refused; false if ctx
+// ended first.
+func (l *link) untilReplaced(ctx context.Context, d time.Duration, refused *identity.Login) bool {
+	for d > 0 {
+		step := min(d, watchIn(l.random()))
+		if !wait(ctx, step) {
+			return false
+		}
+		if d -= step; d > 0 {
+			login, err := l.member.Credential.Login(ctx, identity.Attempt{Now: l.pool.cfg.Now()})
+			if err == nil && !login.Same(*refused) {
+				return true
+			}
+		}
+	}
+	return true
 }
 
 // renewIn is when to renew a proof that holds for life: between 75 and 85 % of it, so that thousands of

@@ -57,7 +57,9 @@ type ending struct {
 	acked   bool          // the hub had acknowledged some
 	away    bool          // no identity reaches the hub
 	missed  uint64        // attempts of all identities so far that did not reach it
-	suspect bool          // what was in flight is under suspicion of ending connections (poison.go)
+	suspect bool          // what was in flight is under suspicion of ending connections (suspicion.go)
+	// proof is what the hub refused, if somebody may replace it; else nil.
+	proof *identity.Login
 }
 
 // remote tells whether the other side ended a connection that stood.

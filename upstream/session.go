@@ -103,7 +103,7 @@ func (l *link) enter(ctx context.Context, place *attempt) (*session, *ending) {
 	if err := s.open(ctx, place); err != nil {
 		s.lose(nil)
 		away := !l.pool.pace.reachable()
-		return nil, &ending{err: l.failed(ctx, s.login, err), away: away, missed: l.pool.pace.unreached()}
+		return nil, &ending{err: l.failed(ctx, s.login, err), away: away, missed: l.pool.pace.unreached(), proof: replaceable(s.login)}
 	}
 	l.refusals, l.failures = 0, 0
 	l.noteConnected(s.login)

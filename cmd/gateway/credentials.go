@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (s *service) credential(id mapping.Identity) (upstream.Credential, error) {
 		return identity.NewSAS(host, id.ID, key, tokenLife)
 	}
 	load := func() (tls.Certificate, error) { return secrets.KeyPair(id.Certificate, id.Key) }
-	read := func() (identity.Secret, error) { return secrets.Resolve(id.Key) }
+	read := func() (identity.Secret, error) { return secrets.SharedKey(id.Key) }
 	if id.Registration != "" {
 		return s.provisioned(id, load, read), nil
 	}
@@ -51,16 +52,11 @@ func (s *service) credential(id mapping.Identity) (upstream.Credential, error) {
 	case mapping.Certificate:
 		return identity.NewX509(host, id.ID, load), nil
 	case mapping.ReadyToken:
-		return identity.NewReadyToken(host, id.ID, read), nil
+		return identity.NewReadyToken(host, id.ID, func() (identity.Secret, error) { return secrets.Resolve(id.Key) }), nil
 	}
-	key, err := read()
-	if err != nil {
-		return nil, fmt.Errorf("identity %s: %w", id.ID, err)
-	}
-	if id.Kind == mapping.PolicyKey {
-		return identity.NewPolicySAS(host, id.ID, identity.Policy{Name: id.Policy, Key: key}, tokenLife)
-	}
-	return identity.NewSAS(host, id.ID, key, tokenLife)
+	sas := identity.NewKeySAS(host, id.ID, identity.Key{Policy: id.Policy, Read: read}, tokenLife)
+	_, err := sas.Login(context.Background(), identity.Attempt{Now: time.Now()}) // a key that is not there now is a mistake
+	return sas, err
 }
 
 // provisioned is the credential of a device that a service assigns to a hub.

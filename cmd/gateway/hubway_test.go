@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -321,6 +322,29 @@ func TestAnExchangedCertificateIsTakenUpWithoutARestart(t *testing.T) {
 	}
 	s.hub.Kick("d")
 	s.eventually("it is connected with the new certificate", func() bool { return s.hub.Connected("d") })
+}
+
+func TestAKeyThatIsRolledAtTheHubNeedsOnlyItsFileReplaced(t *testing.T) {
+	s := newSite(t, hubsim.Config{})
+	s.device("device: d, sas_key: " + s.file("key", s.key("d", "")))
+	g := s.start("host: localhost", func(c *serviceConfig) {
+		c.address = func(string, int) string { return s.hub.MQTTAddr() }
+		c.retryMost = 50 * time.Millisecond
+	})
+	s.eventually("it is connected", func() bool { return s.hub.Connected("d") })
+	rolled := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("k"), 32))
+	if err := s.hub.RegisterWithKey("d", "", rolled); err != nil {
+		t.Fatal(err)
+	}
+	s.hub.Kick("d")
+	says := func(text string) func() bool {
+		return func() bool { return strings.Contains(g.Status().Identities[0].LastError, text) }
+	}
+	s.eventually("it is refused", says("code 5"))
+	s.file("key", rolled[:22])
+	s.eventually("it says that half a key is none", says("file:key: the shared access key is not base64"))
+	s.file("key", rolled)
+	s.eventually("it is connected with the new key", func() bool { return s.hub.Connected("d") })
 }
 
 func TestTheGatewayRunsAsAnIoTEdgeModuleBesideItsLeafDevices(t *testing.T) {
