@@ -36,3 +36,9 @@ func TestProofTheTroubleOfSomeIsNotFeltByTheRest(t *testing.T) {
 func TestProofEveryMessageCarriesItsTrueSource(t *testing.T) {
 	sources(t, 500, int(number(t, "FLEET_MESSAGES", 1_000_000)), seed(t))
 }
+
+func TestProofAPoolInAStormLosesNothing(t *testing.T) {
+	n := seed(t)
+	t.Logf("seed %d", n)
+	newStorm(t, 20, n).play(time.Duration(number(t, "STORM", 5)) * time.Minute)
+}

@@ -28,7 +28,10 @@ type fleet struct {
 }
 
 // judged is what is known about one lane at the hub.
-type judged struct{ newest, messages, repeated uint64 }
+type judged struct {
+	newest, messages, repeated uint64
+	bodies                     [2 * DefaultWindow]string // of the newest, by sequence
+}
 
 // doorkeeper reads the hub's log and notes when somebody connects.
 type doorkeeper struct {
@@ -104,8 +107,8 @@ func messagesOf(ids []gateway.IdentityID) (all []gateway.Telemetry) {
 }
 
 // judge holds everything that has come to the hub since the last call against the promise: in each lane the
-// first of each sequence gives 1..n without a hole, and the source that the hub names is the one that the
-// message names.
+// first of each sequence gives 1..n without a hole, repeats are of the last window and have the same bytes, and
+// the source that the hub names is the one that the message names.
 func (f *fleet) judge() {
 	f.t.Helper()
 	f.judging.Lock()
@@ -148,10 +151,14 @@ func (f *fleet) take(m *hubsim.Message) {
 	l.messages++
 	switch {
 	case seq == l.newest+1:
-		l.newest = seq
+		l.newest, l.bodies[seq%uint64(len(l.bodies))] = seq, string(m.Body)
 		f.ages[source] = append(f.ages[source], m.Enqueued.Sub(time.Unix(0, s.At)))
 	case seq > l.newest:
 		f.t.Fatalf("%s: %d follows %d", source, seq, l.newest)
+	case l.newest-seq >= DefaultWindow:
+		f.t.Fatalf("%s: %d comes again after %d: more than a window was repeated", source, seq, l.newest)
+	case l.bodies[seq%uint64(len(l.bodies))] != string(m.Body):
+		f.t.Fatalf("%s: the repeat of %d is %s and was %s", source, seq, m.Body, l.bodies[seq%uint64(len(l.bodies))])
 	default:
 		l.repeated++
 	}
