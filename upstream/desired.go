@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"time"
 
 	gateway "iothub-gateway"
@@ -22,7 +23,7 @@ const (
 
 // outcomeOf is what became of a desired value.
 type outcomeOf struct {
-	Hash   string `json:"hash"` // of the value's JSON text
+	Hash   string `json:"hash"` // of the point and of the value's JSON text
 	Status int    `json:"status"`
 }
 
@@ -137,12 +138,28 @@ func (s *session) takePatch(body []byte) {
 	d.version = doc.version
 	touched := map[string]bool{}
 	for _, rule := range s.member.Desired {
-		if value, ok := find(doc.root, rule.Path); ok {
+		if value, ok := changedAt(doc.root, rule.Path); ok {
 			touched[rule.Path] = true
 			d.values[rule.Path] = value
 		}
 	}
 	s.applyDesired(step{touched: touched})
+}
+
+// changedAt is what a change makes of the value at a dotted path, nil if it is gone; false if the change says
+// nothing about it. What held it may have gone, or become a value itself (TWIN-11).
+func changedAt(change map[string]any, path string) (value any, says bool) {
+	for {
+		name, rest, more := strings.Cut(path, ".")
+		value, says = change[name]
+		if !says || !more {
+			return value, says
+		}
+		if change, says = value.(map[string]any); !says {
+			return nil, true
+		}
+		path = rest
+	}
 }
 
 // applyDesired writes what is due, in the order of the mapping, reports what became of it, and notes it.
@@ -189,7 +206,7 @@ func (s *session) applyRule(rule gateway.Desired, st step) int {
 		s.reportAck(rule.Path, []byte(`null`))
 		return applyChanged
 	}
-	text, hash := hashOf(value)
+	text, hash := hashOf(rule.Write, value)
 	switch {
 	case st.due(rule, was, hash):
 		ack := s.pool.cfg.Desired(s.commands, s.member.ID, rule.Path, text)
@@ -249,10 +266,11 @@ func ackText(value json.Marshaler, status int, version int64, why string) []byte
 	return text
 }
 
-// hashOf is a desired value as JSON text and the hash of it.
-func hashOf(value any) (text []byte, hash string) {
+// hashOf is a desired value as JSON text and the hash of it and of the point that it is for: a property that
+// the mapping gives to another point has not been written there.
+func hashOf(point gateway.PointID, value any) (text []byte, hash string) {
 	text, _ = json.Marshal(value) // it came from JSON; the members of objects are sorted
-	sum := sha256.Sum256(text)
+	sum := sha256.Sum256(append([]byte(point+"\x00"), text...))
 	return text, hex.EncodeToString(sum[:16])
 }
 

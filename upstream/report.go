@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"time"
 
 	gateway "iothub-gateway"
@@ -22,13 +23,22 @@ func (p *Pool) Report(id gateway.IdentityID, name string, value []byte) error {
 }
 
 // Refresh applies the desired properties of id that wait for a device, or are always applied, once more: a
-// device is back.
+// device is back. For the latter the twin is read: when the cloud replaces the desired properties, nothing
+// says which have gone (TWIN-13).
 func (p *Pool) Refresh(id gateway.IdentityID) {
-	if l := p.find(id); l != nil {
-		if s := l.current.Load(); s != nil {
-			s.twins.add(&s.work, unlimited, func() { s.applyDesired(step{full: true}) })
-		}
+	l := p.find(id)
+	if l == nil {
+		return
 	}
+	s := l.current.Load()
+	if s == nil {
+		return
+	}
+	again := func() { s.applyDesired(step{full: true}) }
+	if slices.ContainsFunc(l.member.Desired, func(rule gateway.Desired) bool { return rule.Always }) {
+		again = s.readTwin
+	}
+	s.twins.add(&s.work, unlimited, again)
 }
 
 func (l *link) report(name string, value []byte) error {

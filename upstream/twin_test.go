@@ -145,6 +145,55 @@ func TestAPropertyThatIsAlwaysAppliedIsWrittenAgainWhenItsDeviceIsBack(t *testin
 	r.eventually("it is written again", func() bool { return r.writes() == "setpoint=60 ref=5 ref=5" })
 }
 
+func TestADesiredValueThatWentWithWhatHeldItIsNotWrittenAgain(t *testing.T) {
+	always := rule("heating.setpoint")
+	always.Always = true
+	for _, change := range []string{`{"heating":null}`, `{"heating":"off"}`} {
+		t.Run(change, func(t *testing.T) {
+			r := newTwinRig(t, always, rule("mode"))
+			r.run("d1")
+			r.desire("d1", `{"heating":{"setpoint":60}}`)
+			r.becomes("heating.setpoint", `{"ac":200,"ad":"done","av":2,"value":60}`)
+			r.desire("d1", change)
+			r.pool.Refresh("d1")
+			r.desire("d1", `{"mode":1}`)
+			r.becomes("mode", `{"ac":200,"ad":"done","av":4,"value":1}`)
+			r.becomes("heating.setpoint", `null`)
+			if got := r.writes(); got != "heating.setpoint=60 mode=1" {
+				t.Errorf("written %s", got)
+			}
+		})
+	}
+}
+
+func TestAValueThatAReplacementLeftOutIsNotWrittenWhenTheDeviceIsBack(t *testing.T) {
+	always := rule("ref")
+	always.Always = true
+	r := newTwinRig(t, always)
+	r.run("d1")
+	r.desire("d1", `{"ref":5}`)
+	r.becomes("ref", `{"ac":200,"ad":"done","av":2,"value":5}`)
+	r.rest("PUT", "/twins/d1", `{"properties":{"desired":{"other":1}}}`) // its notice does not name what has gone
+	r.pool.Refresh("d1")
+	r.becomes("ref", `null`)
+	if got := r.writes(); got != "ref=5" {
+		t.Errorf("written %s", got)
+	}
+}
+
+func TestADesiredPropertyThatIsForAnotherPointNowIsWrittenThere(t *testing.T) {
+	boiler := gateway.Desired{Path: "setpoint", Write: "boiler/setpoint"}
+	r := newTwinRig(t, boiler)
+	stop := r.run("d1")
+	r.desire("d1", `{"setpoint":60}`)
+	r.becomes("setpoint", `{"ac":200,"ad":"done","av":2,"value":60}`)
+	stop()
+	boiler.Write = "boiler-2/setpoint" // the mapping was changed
+	r.member = func(m *Member) { m.Desired = []gateway.Desired{boiler} }
+	r.run("d1")
+	r.eventually("it is written to the other one", func() bool { return r.writes() == "setpoint=60 setpoint=60" })
+}
+
 func TestAMissedVersionCostsReadingTheWholeTwin(t *testing.T) {
 	r := newTwinRig(t, rule("a"), rule("b"))
 	release := make(chan struct{})
