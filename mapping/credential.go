@@ -250,7 +250,7 @@ func (d *draft) checkProof(o *owner) {
 	case p.Registration == "":
 		p.Registration = o.identity.ID.Device()
 	}
-	if p.Kind == GroupKey {
-		p.Key = d.group
+	if p.Kind == GroupKey && d.groupKey.yaml != nil {
+		p.Key, p.at = d.group, d.groupKey
 	}
 }

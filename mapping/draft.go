@@ -15,6 +15,7 @@ type draft struct {
 	*reader
 	hub      Hub
 	hubKeys  []keyUse
+	trust    Finding
 	buffer   Buffer
 	defaults cadence
 	links    []*link // in the order of first mention
@@ -103,7 +104,7 @@ func (d *draft) version(s section) {
 
 // result puts the plant together.
 func (d *draft) result() *Plant {
-	p := &Plant{Hub: d.hub, hubKeys: d.hubKeys, Buffer: d.buffer, Gateway: d.gateway}
+	p := &Plant{Hub: d.hub, hubKeys: d.hubKeys, trust: d.trust, Buffer: d.buffer, Gateway: d.gateway}
 	for _, o := range d.order {
 		p.Identities = append(p.Identities, o.identity)
 	}

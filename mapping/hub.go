@@ -31,7 +31,7 @@ func (d *draft) readHub(n node) {
 			if !isFile || path == "" {
 				n.complain("E009", "trust names a file of PEM certificates; write trust: file:PATH")
 			}
-			d.hub.Trust = path
+			d.hub.Trust, d.trust = path, n.finding()
 		}
 	}
 	d.readTier(s)

@@ -24,6 +24,7 @@ type Plant struct {
 	Gateway  gateway.IdentityID
 	linkKeys []keyUse // the private keys of Links
 	hubKeys  []keyUse // the proxy's password
+	trust    Finding  // where Hub.Trust is written, without a message
 }
 
 // Hub is the IoT Hub that the plant reports to.

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,8 +14,8 @@ import (
 
 // CheckSecrets looks whether the keys of a plant are where its mapping says. One that is missing is a
 // warning, because a mapping is often written on another machine, and so is a token or certificate whose
-// time is over; one that others can read, or that is no key, is an error. The keys themselves are in no
-// finding.
+// time is over; one that others can read, or that is no key, is an error. So it is with the certificates that the
+// hub's is to be signed by. The keys themselves are in no finding.
 func CheckSecrets(p *Plant, src identity.Source) Findings {
 	c := secretCheck{plant: p, source: src, seen: map[Finding]bool{}}
 	for _, id := range p.Identities {
@@ -27,6 +28,7 @@ func CheckSecrets(p *Plant, src identity.Source) Findings {
 	for _, l := range p.Listeners {
 		c.listener(l)
 	}
+	c.trusted()
 	c.findings.sort()
 	return c.findings
 }
@@ -111,6 +113,20 @@ func (c *secretCheck) listener(l Listener) {
 		case length < shortestPSK:
 			c.report(k.written, "E202", fmt.Sprintf("the key of %s has %d bytes; it takes at least %d random ones", k.identity, length, shortestPSK))
 		}
+	}
+}
+
+// trusted looks at the certificates that sign the hub's.
+func (c *secretCheck) trusted() {
+	if c.plant.Hub.Trust == "" {
+		return
+	}
+	pem, err := c.source.Public(identity.Ref("file:" + c.plant.Hub.Trust))
+	switch {
+	case err != nil:
+		c.report(c.plant.trust, "W053", fmt.Sprintf("trust: %s; put the certificate of the hub's authority there", err))
+	case !x509.NewCertPool().AppendCertsFromPEM(pem):
+		c.report(c.plant.trust, "E054", fmt.Sprintf("trust: %s holds no PEM certificate", c.plant.Hub.Trust))
 	}
 }
 

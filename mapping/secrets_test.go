@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -172,6 +173,35 @@ devices:
 	found := CheckSecrets(plant, identity.Source{Dir: dir})
 	if diff := cmp.Diff([]string{"5:57 E050", "6:57 W052", "11:80 W052"}, brief(found)); diff != "" {
 		t.Errorf("findings (-want +found):\n%s\n%v", diff, found)
+	}
+}
+
+func TestWhatIsToSignTheHubsCertificateIsLookedForWhereTheMappingSays(t *testing.T) {
+	dir := t.TempDir()
+	x509Pair(t, dir, "good", -time.Hour, time.Hour)
+	if err := os.WriteFile(filepath.Join(dir, "text"), []byte(spilled), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"good.crt": "", "text": "2:24 E054", "absent": "2:24 W053"} {
+		plant := check(t, "version: 1\nhub: { host: h, trust: \"file:"+file+"\" }\ndevices:\n"+identified("a", 1, "device: a, sas_key: credential:a"))
+		if plant == nil {
+			t.FailNow()
+		}
+		found := CheckSecrets(plant, identity.Source{Dir: dir})
+		if got := strings.TrimPrefix(strings.Join(brief(found[:max(len(found)-1, 0)]), " "), " "); got != want {
+			t.Errorf("%s: %v, want %s", file, found, want)
+		}
+	}
+}
+
+func TestAMissingGroupKeyIsFoundOnceWhereItIsWritten(t *testing.T) {
+	plant := check(t, "version: 1\nhub: { provisioning: { scope: 0ne1, group_key: file:absent } }\ndevices:\n"+
+		identified("a", 1, "device: a")+identified("b", 2, "device: b, provisioning: {}")+identified("c", 3, "device: c, provisioning: { id: other }"))
+	if plant == nil {
+		t.FailNow()
+	}
+	if diff := cmp.Diff([]string{"2:48 W052"}, brief(CheckSecrets(plant, identity.Source{Dir: t.TempDir()}))); diff != "" {
+		t.Errorf("findings (-want +found):\n%s", diff)
 	}
 }
 

@@ -23,7 +23,7 @@ type plantRegistrar struct {
 	secrets identity.Source
 	mapping string                // the file
 	edge    bool                  // the simulator is IoT Edge's runtime too
-	groups  map[identity.Ref]bool // those enrolled
+	groups  map[identity.Ref]bool // enrolled, and policies whose key is settled
 }
 
 // registerPlant makes every identity of the mapping, which may be nil, known to the hub or to its provisioning
@@ -69,6 +69,8 @@ func (r *plantRegistrar) register(id mapping.Identity) error {
 		return err
 	}
 	switch {
+	case id.Kind == mapping.PolicyKey:
+		return r.settlePolicy(id)
 	case id.Kind != mapping.EdgeModule:
 		fmt.Fprintf(r.w, "%s is registered; it proves itself by %s, which is not of this hub: to run the gateway against it, give it a sas_key\n", id.ID, id.Kind)
 	case !r.edge:
@@ -77,6 +79,26 @@ func (r *plantRegistrar) register(id mapping.Identity) error {
 		fmt.Fprintf(r.w, "%s runs under IoT Edge, as a module: add --device DEVICE/MODULE and run the gateway with the environment that is printed\n", id.ID)
 	}
 	return nil
+}
+
+// settlePolicy leaves the key of the policy that proves an identity where the mapping looks for it. One that is
+// there already has to be this hub's.
+func (r *plantRegistrar) settlePolicy(id mapping.Identity) error {
+	if r.groups[id.Key] {
+		return nil
+	}
+	r.groups[id.Key] = true
+	_, own, known := strings.Cut(r.hub.PolicyConnectionString(id.Policy), "SharedAccessKey=")
+	if !known {
+		fmt.Fprintf(r.w, "%s proves itself by the policy %s, and this hub has iothubowner and device: name one of them in sas_policy to run the gateway against it\n", id.ID, id.Policy)
+		return nil
+	}
+	return r.settleKey("policy "+id.Policy, id.Key, func(key string) (string, error) {
+		if key != "" && key != own {
+			fmt.Fprintf(r.w, "%s holds another key than the policy %s has at this hub: take it away and start again, and this one is written there\n", id.Key, id.Policy)
+		}
+		return own, nil
+	})
 }
 
 // enroll makes an enrolment with this key, or with one that is made if it is "", and returns the key.

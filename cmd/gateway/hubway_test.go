@@ -388,31 +388,6 @@ func TestAnEdgeGatewayStandsBeforeTheHubAndTheNamesStayTheHubs(t *testing.T) { /
 	s.eventually("it has delivered", func() bool { return s.delivered(s.hub, "d") })
 }
 
-func TestTheSimulatorKnowsTheCertificatesOfAMappingAndSaysWhatItCannotProve(t *testing.T) {
-	s := newSite(t, hubsim.Config{})
-	s.certificate("x509")
-	s.file("policy", base64.StdEncoding.EncodeToString([]byte("a key of another hub")))
-	s.device("device: x509, certificate: file:x509.crt, private_key: file:x509.key")
-	s.device("device: absent, certificate: file:absent.crt, private_key: file:absent.key")
-	s.device("device: by-policy, sas_policy: { name: device, key: file:policy }")
-	plant, found := mapping.Parse("site.yaml", []byte("version: 1\nhub: { host: localhost }\ndevices:\n"+s.text.String()))
-	if plant == nil {
-		t.Fatal(found)
-	}
-	var said strings.Builder
-	options := &hubsimOptions{mapping: filepath.Join(s.dir, "site.yaml")}
-	if err := options.registerPlant(&said, s.hub, plant); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"absent is not registered", "by-policy is registered; it proves itself by policy key"} {
-		if !strings.Contains(said.String(), want) || strings.Contains(said.String(), "x509 is") {
-			t.Errorf("said %q, want %q", said.String(), want)
-		}
-	}
-	s.start("host: localhost", func(c *serviceConfig) { c.address = func(string, int) string { return s.hub.MQTTAddr() } })
-	s.eventually("the certificate is known", func() bool { return s.delivered(s.hub, "x509") })
-}
-
 func TestCheckCountsIdentitiesByHowTheyProveThemselves(t *testing.T) {
 	plant := &mapping.Plant{}
 	for _, kind := range []mapping.CredentialKind{mapping.Certificate, mapping.DeviceKey, mapping.DeviceKey} {
