@@ -102,7 +102,7 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	if page.Quota != nil {
 		fmt.Fprintln(w, quotaLine(*page.Quota))
 	}
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "%s\n\n", rollCall(page))
 
 	t := newTable(w, "identity", "proof", "hub", "for", "waiting", "oldest", "delivered", "repeated", "last error")
 	for _, id := range page.Identities {
@@ -117,10 +117,7 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 		if last != "-" {
 			last += " ago"
 		}
-		state, trouble := d.State, d.Error
-		if state == "down" {
-			state = "offline"
-		}
+		state, trouble := deviceState(d), d.Error
 		switch {
 		case len(d.Refused) > 0:
 			trouble = refusal(d)
@@ -130,6 +127,35 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 		t.AppendRow(table.Row{d.Device, d.Link, state, last, d.Skipped, trouble})
 	}
 	t.Render()
+}
+
+// deviceState is how a device is, in the words that people read.
+func deviceState(d control.DeviceStatus) string {
+	if d.State == "down" {
+		return "offline"
+	}
+	return d.State
+}
+
+// rollCall counts identities and devices by how they are.
+func rollCall(page control.Status) string {
+	var identities, devices alike
+	for _, id := range page.Identities {
+		identities.add(id.State, id.Identity)
+	}
+	for _, d := range page.Devices {
+		devices.add(deviceState(d), d.Device)
+	}
+	counted := func(noun string, n int, a alike) string {
+		text := count(n, noun)
+		separator := ": "
+		a.each(func(state string, names []string) {
+			text += fmt.Sprintf("%s%d %s", separator, len(names), state)
+			separator = ", "
+		})
+		return text
+	}
+	return counted("identity", len(page.Identities), identities) + "; " + counted("device", len(page.Devices), devices)
 }
 
 // showLinks shows the links of polled devices, and what of their answers was not one.

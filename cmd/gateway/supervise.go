@@ -211,14 +211,18 @@ func (v *supervisor) look(now time.Time) status.Health {
 	if trouble := queueTrouble(page.Queue); trouble != "" {
 		add(status.Degraded, trouble)
 	}
+	var apart, offline alike
 	for _, id := range page.Identities {
 		switch {
 		case !id.Connected && now.Sub(page.Started) > connectGrace && now.Sub(id.Since) > renewGrace:
-			add(status.Degraded, fmt.Sprintf("identity %s is not connected: %s", id.Identity, orNothing(id.LastError)))
+			apart.add(orNothing(id.LastError), id.Identity)
 		case id.Connected && id.LastError != "":
 			add(status.Degraded, fmt.Sprintf("identity %s: %s", id.Identity, id.LastError))
 		}
 	}
+	apart.each(func(why string, who []string) {
+		add(status.Degraded, fmt.Sprintf("%s not connected: %s", are("identity", "identities", who), why))
+	})
 	for _, l := range page.Links {
 		if trouble := overload(l); trouble != "" {
 			add(status.Degraded, trouble)
@@ -226,12 +230,15 @@ func (v *supervisor) look(now time.Time) status.Health {
 	}
 	for _, d := range page.Devices {
 		if d.State == "down" {
-			add(status.Degraded, fmt.Sprintf("device %s is offline: %s", d.Device, orNothing(d.Error)))
+			offline.add(orNothing(d.Error), d.Device)
 		}
 		if len(d.Refused) > 0 {
 			add(status.Degraded, refusal(d))
 		}
 	}
+	offline.each(func(why string, who []string) {
+		add(status.Degraded, fmt.Sprintf("%s offline: %s", are("device", "devices", who), why))
+	})
 	return h
 }
 
