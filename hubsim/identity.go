@@ -209,18 +209,20 @@ func (id *identity) connection() *session {
 	return id.live
 }
 
-// subscriber is the live session if it is subscribed to filter, otherwise nil; changed closes when the
-// answer may be another.
-func (id *identity) subscriber(filter string) (s *session, changed <-chan struct{}) {
+// subscriber hands the live session to use if it is subscribed to filter, and returns true: what use queues
+// leaves before the UNSUBACK of an UNSUBSCRIBE that comes later. Otherwise changed closes when it is worth
+// asking again.
+func (id *identity) subscriber(filter string, use func(*session)) (found bool, changed <-chan struct{}) {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	if _, ok := id.filters[filter]; ok && id.live != nil {
-		return id.live, nil
+		use(id.live)
+		return true, nil
 	}
 	if id.changed == nil {
 		id.changed = make(chan struct{})
 	}
-	return nil, id.changed
+	return false, id.changed
 }
 
 // announce wakes the waiters of subscriber; the caller holds mu.

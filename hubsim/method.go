@@ -104,20 +104,26 @@ func (h *Hub) callMethod(ctx context.Context, c MethodCall) (MethodResult, error
 	if err := h.queueMethod(ctx, id, len(c.Payload)); err != nil {
 		return MethodResult{}, err
 	}
-	s, err := waitSubscribed(ctx, id, c.ConnectTimeout)
-	if err != nil {
-		return MethodResult{}, err
-	}
 	rid := strconv.FormatUint(h.requests.Add(1), 16)
-	answered, bad := s.calls.begin(rid)
-	if bad != nil {
-		return MethodResult{}, bad
-	}
-	defer s.calls.finish(rid)
 	request := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	request.TopicName = methodRequest + c.Name + "/?$rid=" + rid // nothing follows the rid (METH-5)
 	request.Payload = c.Payload
-	s.out.offer(encode(request)) // QoS 0 (METH-4, Q11): a client that does not read does not answer
+	var s *session
+	var answered chan answer
+	var bad *Error
+	err = waitSubscribed(ctx, id, c.ConnectTimeout, func(now *session) {
+		s = now
+		if answered, bad = s.calls.begin(rid); bad == nil {
+			s.out.offer(encode(request)) // QoS 0 (METH-4, Q11): a client that does not read does not answer
+		}
+	})
+	switch {
+	case err != nil:
+		return MethodResult{}, err
+	case bad != nil:
+		return MethodResult{}, bad
+	}
+	defer s.calls.finish(rid)
 	limit := c.ResponseTimeout
 	if limit <= 0 {
 		limit = methodTimeout
@@ -174,24 +180,25 @@ func (h *Hub) callee(c MethodCall) (*identity, error) {
 	return id, err
 }
 
-// waitSubscribed waits until the identity is connected and subscribed to methods (METH-11, METH-14).
-func waitSubscribed(ctx context.Context, id *identity, limit time.Duration) (*session, error) {
+// waitSubscribed waits until the identity is connected and subscribed to methods (METH-11, METH-14), and has
+// its session used.
+func waitSubscribed(ctx context.Context, id *identity, limit time.Duration, use func(*session)) error {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
-		s, changed := id.subscriber(methodFilter)
-		if s != nil {
-			return s, nil
+		found, changed := id.subscriber(methodFilter, use)
+		if found {
+			return nil
 		}
 		if limit <= 0 {
-			return nil, apiError(errOffline).after(0)
+			return apiError(errOffline).after(0)
 		}
 		select {
 		case <-changed:
 		case <-timer.C:
-			return nil, apiError(errOffline).after(limit)
+			return apiError(errOffline).after(limit)
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
