@@ -141,11 +141,11 @@ func wait(ctx context.Context, d time.Duration) bool {
 // errTooMany and errTooLate are why a command does not begin.
 var (
 	errTooMany = errors.New("too many direct methods of the identity are in work")
-	errTooLate = errors.New("the connection is about to be closed")
+	errTooLate = errors.New("the connection has ended")
 )
 
 // dispatch runs f beside the connection, unless too much is in work already, or the connection is closing,
-// which is looked at last: finish looks at what is in work after it has said so.
+// which is looked at last: finished looks at what is in work after it has said so.
 func (l *link) dispatch(closing *atomic.Bool, f func()) error {
 	var no error
 	if l.busy.Add(1) > commandBacklog {

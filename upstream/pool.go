@@ -46,7 +46,8 @@ type Config struct {
 	ConnectRate float64
 	// AckTimeout is how long one message may wait for its PUBACK before the connection counts as dead.
 	AckTimeout time.Duration
-	// DrainTimeout is how long stopping and renewing wait for what is in flight.
+	// DrainTimeout is how long stopping waits for what is in flight and for the answers of commands, and how long
+	// the hub may take to confirm that it sends no more of them.
 	DrainTimeout time.Duration
 	// WriteTimeout is the one of dial.Config: how long handing a packet to a dying connection may take.
 	WriteTimeout time.Duration

@@ -34,13 +34,14 @@ func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
 	}
 	command := gateway.Command{Identity: s.member.ID, Name: name, Payload: m.Payload()}
 	err := s.dispatch(&s.closing, func() { s.answer(command, rid) })
-	if err == nil {
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, errTooLate): // the hub tells its caller that the device has gone (METH-17)
+		s.log.Debug().Str("method", name).Msg("a direct method came too late to be answered; it is not carried out")
 		return
 	}
 	no := refusal(429, "busy", err.Error()+"; nothing was sent, try again")
-	if errors.Is(err, errTooLate) {
-		no = refusal(503, "unavailable", err.Error()+"; nothing was sent, try again")
-	}
 	if !s.refused.add(&s.work, mostRefusals, func() { s.publishReply(no, rid) }) {
 		s.log.Warn().Str("method", name).Msg("too many direct methods at once; this one is left unanswered")
 	}

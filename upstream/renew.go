@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
 	"iothub-gateway/identity"
 )
 
@@ -17,33 +19,31 @@ const (
 	replacedClose = time.Minute
 	// replacedLook is how soon a proof that was replaced is looked at again: somebody may be writing it.
 	replacedLook = time.Second
-	// finishLook is how often a connection that is to end is looked at, and finishPatience how long it waits
-	// for a moment without commands in work before no more begin.
-	finishLook     = 5 * time.Millisecond
-	finishPatience = time.Second
+	// finishLook is how often a connection that is to end is looked at.
+	finishLook = 5 * time.Millisecond
 )
 
 var errRenew = errors.New("the proof of identity is due for renewal")
 
 // renewal ends a connection whose proof is due, or has been replaced: in a moment without commands in work,
-// so that each is answered on the connection it came on. If none comes, no more commands begin, and if
-// those in work do not end either, the connection ends all the same.
+// because the identity is away for others while they are waited for. If none comes, it ends all the same.
 type renewal struct {
 	s     *session
-	stop  context.CancelCauseFunc
-	ctx   context.Context // ends with the connection
 	told  string          // why the next proof cannot be had, as it was logged last
 	due   time.Time       // when the proof is renewed even if nobody replaces it; zero: never
 	next  *identity.Login // another proof, as it was seen once; nil: none
-	close time.Time       // when no more commands begin; zero until a renewal is due
-	last  time.Time       // when the connection ends at the latest
+	close time.Time       // until when such a moment is waited for; zero until a renewal is due
+	last  time.Time       // until when commands in work are
 	turn  sync.Mutex      // held while looking
 	timer *time.Timer
+
+	leaving mqtt.Token // the UNSUBSCRIBE from methods; nil before it is sent
+	left    time.Time  // when it was sent
 }
 
-// renew starts to look after the proof, until Stop; ctx is that of sending, which stop ends.
-func (s *session) renew(ctx context.Context, stop context.CancelCauseFunc) *renewal {
-	r := &renewal{s: s, stop: stop, ctx: ctx}
+// renew starts to look after the proof, until Stop.
+func (s *session) renew() *renewal {
+	r := &renewal{s: s}
 	if s.login.Signed {
 		r.due = s.since.Add(renewIn(s.login.Expires.Sub(s.since), s.random()))
 	}
@@ -70,7 +70,7 @@ func (r *renewal) pause() time.Duration {
 	return look
 }
 
-// Stop ends looking; the context has ended.
+// Stop ends looking; sending has ended.
 func (r *renewal) Stop() {
 	r.turn.Lock()
 	defer r.turn.Unlock()
@@ -83,7 +83,7 @@ func (r *renewal) Stop() {
 func (r *renewal) look() {
 	r.turn.Lock()
 	defer r.turn.Unlock()
-	if r.ctx.Err() != nil {
+	if r.s.sending.Err() != nil {
 		return
 	}
 	due := !r.due.IsZero() && !time.Now().Before(r.due)
@@ -98,25 +98,31 @@ func (r *renewal) look() {
 	default:
 		r.close, r.last = time.Now().Add(replacedClose), time.Now().Add(2*replacedClose)
 	}
-	switch {
-	case r.s.busy.Load() == 0:
-		r.s.closing.Store(false) // until what is in flight is acknowledged
-		r.stop(errRenew)
-		return
-	case !time.Now().Before(r.last):
-		r.stop(errRenew)
+	if r.s.busy.Load() > 0 && time.Now().Before(r.close) {
+		r.timer.Reset(finishLook)
 		return
 	}
-	if !time.Now().Before(r.close) {
-		r.s.closing.Store(true)
+	r.s.stop(errRenew)
+}
+
+// leave asks the hub for no more commands, the first time, and tells whether it has answered, or had its time
+// to: who calls one from then on hears from the hub that the device is away, or waits for it (METH-11, METH-14).
+func (r *renewal) leave() (heard bool) {
+	if r.leaving == nil {
+		r.leaving, r.left = r.s.client.Unsubscribe(methodFilter), time.Now()
 	}
-	r.timer.Reset(finishLook)
+	select {
+	case <-r.leaving.Done():
+		return true
+	default:
+		return time.Since(r.left) > r.s.pool.cfg.DrainTimeout
+	}
 }
 
 // replaced tells whether another proof is there than the connection was made with, or any if that is due. It
 // must have been the same twice in a row: somebody may be writing it.
 func (r *renewal) replaced(due bool) bool {
-	login, err := r.s.member.Credential.Login(r.ctx, identity.Attempt{Now: r.s.pool.cfg.Now()})
+	login, err := r.s.member.Credential.Login(r.s.sending, identity.Attempt{Now: r.s.pool.cfg.Now()})
 	before := r.next
 	r.next = nil
 	if err == nil {
@@ -127,7 +133,7 @@ func (r *renewal) replaced(due bool) bool {
 		r.next = &login
 		return before != nil && login.Same(*before)
 	}
-	if told := err.Error(); r.ctx.Err() == nil && told != r.told {
+	if told := err.Error(); r.s.sending.Err() == nil && told != r.told {
 		r.told = told
 		r.s.log.Warn().Err(err).Msg("the next proof of the identity is not good; the connection stands as long as the hub lets it")
 	}
@@ -171,64 +177,39 @@ func watchIn(r float64) time.Duration {
 	return time.Duration((0.5 + 0.5*r) * float64(watchEvery))
 }
 
-// finish ends what the connection has begun and then returns reason. First what is in flight is
-// acknowledged and the commands in work are answered; then the hub is asked for no more commands, and those
-// that it had sent by then are refused: who calls one from now on hears from the hub that the device is
-// away, or waits for it (METH-10).
+// finish ends what the connection has begun and then returns reason: what is in flight is acknowledged, leave
+// is taken, and every command that the hub had sent by then is carried out and answered. For a renewal it has
+// until the proof ends, and DrainTimeout once commands end, which is when everything stops.
 func (s *session) finish(reason error) error {
-	limit := time.NewTimer(s.pool.cfg.DrainTimeout)
+	limit := time.NewTimer(max(s.pool.cfg.DrainTimeout, time.Until(s.renewal.last)))
 	defer limit.Stop()
+	defer context.AfterFunc(s.commands, func() { limit.Reset(s.pool.cfg.DrainTimeout) })()
 	look := time.NewTicker(finishLook) // for the commands, whose end nobody tells
 	defer look.Stop()
-	var drained time.Time        // when nothing was in flight any more; zero before
-	var farewell <-chan struct{} // closed when the hub has heard it; nil before it is said
-	for {
-		if _, some := s.flight.waiting(); !some && farewell == nil {
-			if drained.IsZero() {
-				drained = time.Now()
-			}
-			if s.close(time.Since(drained) < finishPatience) {
-				farewell = s.client.Unsubscribe(methodFilter).Done()
-			}
-		}
+	for !s.finished() {
 		select {
-		case <-farewell:
-			// What the hub sent before its answer may still be on its way through the library.
-			if s.taken.Load() == s.conn.Publishes() && s.refused.idle() {
-				return reason
-			}
-			if !s.rest(look, limit) {
-				return errDrain
-			}
 		case <-s.flight.room:
 		case <-look.C:
 		case <-limit.C:
+			s.closing.Store(true)
 			return errDrain
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
 		}
 	}
+	return reason
 }
 
-// rest waits until it is worth looking again; false if the time is over.
-func (s *session) rest(look *time.Ticker, limit *time.Timer) bool {
-	select {
-	case <-look.C:
-		return true
-	case <-limit.C:
+// finished takes the next step of finish, and tells whether it was the last.
+func (s *session) finished() bool {
+	_, flying := s.flight.waiting()
+	if flying && s.commands.Err() == nil {
+		return false // a renewal takes leave late: the identity is away for as short as can be
+	}
+	// What the hub sent before its answer may still be on its way through the library.
+	if !s.renewal.leave() || s.taken.Load() != s.conn.Publishes() {
 		return false
 	}
-}
-
-// close lets no more commands begin; false if some are in work. If patient, it then lets them begin after
-// all, unless a renewal has closed already.
-func (s *session) close(patient bool) bool {
-	already := s.closing.Swap(true)
-	if s.busy.Load() == 0 {
-		return true
-	}
-	if patient && !already {
-		s.closing.Store(false)
-	}
-	return false
+	s.closing.Store(true)
+	return !flying && s.busy.Load() == 0 && s.refused.idle()
 }

@@ -27,7 +27,7 @@ const (
 )
 
 var (
-	errDrain = errors.New("stopped before everything in flight was acknowledged")
+	errDrain = errors.New("ended before everything was acknowledged and answered")
 )
 
 // refusedError is the hub's own "no" to a CONNECT.
@@ -61,8 +61,8 @@ type session struct {
 	flight      *flight
 	taken       atomic.Uint64 // PUBLISH packets of the hub that receive has had
 	late        *time.Timer   // ends the connection if nothing in flight is acknowledged in time
-	refused     serial        // turns of direct methods that are too many, or too late
-	closing     atomic.Bool   // no command begins any more
+	refused     serial        // turns of direct methods that are too many
+	closing     atomic.Bool   // no command begins any more: it could not be answered
 	missed      atomic.Bool   // a change of desired properties was not taken
 	canary      atomic.Bool   // the hub has taken one on this connection (suspicion.go)
 
@@ -99,7 +99,11 @@ func (l *link) enter(ctx context.Context, place *attempt) (*session, *ending) {
 	s.sending, s.stop = context.WithCancelCause(ctx)
 	var lost context.CancelCauseFunc
 	s.ctx, lost = context.WithCancelCause(context.WithoutCancel(ctx))
-	s.lose = func(err error) { lost(err); s.stop(err) }
+	s.lose = func(err error) {
+		s.closing.Store(true)
+		lost(err)
+		s.stop(err)
+	}
 	if err := s.open(ctx, place); err != nil {
 		s.lose(nil)
 		away := !l.pool.pace.reachable()
@@ -123,19 +127,18 @@ func (s *session) deliver() *ending {
 
 // begin arms what may end sending, beside a loss and the context of enter.
 func (s *session) begin() {
-	s.renewal = s.renew(s.sending, s.stop)
+	s.renewal = s.renew()
 	s.late = time.AfterFunc(s.pool.cfg.firstLook(), s.checkProgress)
 }
 
 // end finishes what is under way, disconnects, and draws the conclusions.
 func (s *session) end() *ending {
+	s.renewal.Stop()
 	e := &ending{err: context.Cause(s.ctx), missed: s.pool.pace.unreached()}
 	if e.err == nil {
 		e.err = s.finish(context.Cause(s.sending))
 	}
 	s.late.Stop()
-	s.stop(nil)
-	s.renewal.Stop()
 	s.current.Store(nil)
 	s.client.Disconnect(disconnectWait)
 	s.lose(nil)
