@@ -36,6 +36,7 @@ type pipeState struct {
 	unsuback time.Duration // how long it takes to an UNSUBACK, and goes on sending what was subscribed
 	methods  bool          // are subscribed
 	left     []time.Time   // when the methods no longer were
+	rate     int           // bytes a second that it takes from a connection made from now on; 0: all at once
 	connects []time.Time
 	pings    []time.Time
 	users    []string
@@ -54,8 +55,23 @@ type acked struct {
 
 func (h *pipeHub) dial(context.Context, identity.Login) (*dial.Conn, error) {
 	near, far := net.Pipe()
+	if rate := h.now().rate; rate > 0 {
+		far = slowConn{far, rate}
+	}
 	go h.serve(far)
 	return dial.Guard(near, DefaultWriteTimeout, 1<<20), nil
+}
+
+// slowConn is read from at so many bytes a second.
+type slowConn struct {
+	net.Conn
+	rate int
+}
+
+func (c slowConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b[:min(len(b), 512)])
+	<-time.After(time.Duration(n) * time.Second / time.Duration(c.rate))
+	return n, err
 }
 
 func (h *pipeHub) set(change func()) {
@@ -170,6 +186,7 @@ func (h *pipeHub) push(t *testing.T, packet uint16) {
 
 // shelf is a lane in memory.
 type shelf struct {
+	size  int        // of each message at least, bytes
 	mu    sync.Mutex // guards the fields below
 	n     uint64
 	acked uint64
@@ -196,7 +213,7 @@ func (s *shelf) Next(ctx context.Context, after uint64, most int) ([]buffer.Entr
 		s.mu.Unlock()
 		var list []buffer.Entry
 		for seq := after + 1; seq <= n && len(list) < most; seq++ {
-			list = append(list, buffer.Entry{Queue: "q", First: seq, Seq: seq, Telemetry: gateway.Telemetry{Body: fmt.Append(nil, seq)}})
+			list = append(list, buffer.Entry{Queue: "q", First: seq, Seq: seq, Telemetry: gateway.Telemetry{Body: fmt.Appendf(nil, "%*d", s.size, seq)}})
 		}
 		if len(list) > 0 {
 			return list, nil
@@ -242,6 +259,7 @@ func bubble(t *testing.T, cfg Config, members []Member, handle func(context.Cont
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+		later(time.Second) // the hub hears of it
 	})
 }
 
@@ -555,20 +573,24 @@ func TestProgressIsJudgedByWhatWasHeardAndWhatWasAcknowledged(t *testing.T) {
 	now := time.Now()
 	for _, c := range []struct {
 		moved, heard time.Duration // ago
+		size         int
 		ping         bool
 		next         time.Duration
 		err          error
 	}{
-		{0, 0, false, silentAfter, nil},
-		{3 * time.Second, time.Hour, false, 7 * time.Second, nil},
-		{silentAfter, silentAfter, true, 15 * time.Second, nil},
-		{silentMost, silentMost, false, 0, errSilent},
-		{silentMost, time.Second, false, 9 * time.Second, nil},
-		{silentMost, silentAfter, true, 15 * time.Second, nil},
-		{58 * time.Second, time.Second, false, 2 * time.Second, nil},
-		{60 * time.Second, time.Second, false, 0, errAckTimeout},
+		{0, 0, 0, false, silentAfter, nil},
+		{3 * time.Second, time.Hour, 0, false, 7 * time.Second, nil},
+		{silentAfter, silentAfter, usualSize, true, 15 * time.Second, nil},
+		{silentMost, silentMost, usualSize, false, 0, errSilent},
+		{silentMost, silentMost, usualSize + 10*leastRate, true, 10 * time.Second, nil},
+		{silentMost + 10*time.Second, time.Hour, usualSize + 10*leastRate, false, 0, errSilent},
+		{silentMost, time.Second, 0, false, 9 * time.Second, nil},
+		{silentMost, silentAfter, 0, true, 15 * time.Second, nil},
+		{58 * time.Second, time.Second, 0, false, 2 * time.Second, nil},
+		{60 * time.Second, time.Second, 0, false, 0, errAckTimeout},
+		{60 * time.Second, time.Second, usualSize + 5*leastRate, false, 5 * time.Second, nil},
 	} {
-		ping, next, err := cfg.judge(now, now.Add(-c.moved), now.Add(-c.heard))
+		ping, next, err := cfg.judge(now, now.Add(-c.moved), now.Add(-c.heard), patience(c.size))
 		if ping != c.ping || next != c.next || !errors.Is(err, c.err) {
 			t.Errorf("%+v: %v %v %v", c, ping, next, err)
 		}

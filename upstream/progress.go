@@ -11,6 +11,10 @@ const (
 	// machine, such as a proxy, goes on taking what is sent is found within 30 s.
 	silentAfter = 10 * time.Second
 	silentMost  = 25 * time.Second
+	// A message larger than usualSize has so much more time as a line of leastRate bytes a second takes for
+	// the rest of it: until it is through, the hub has nothing to say, and a sign of life waits behind it.
+	usualSize = 16 << 10
+	leastRate = 2 << 10
 )
 
 var (
@@ -25,22 +29,27 @@ var pingRequest = [...]byte{0xc0, 0}
 // firstLook is how long after something was sent into an idle connection progress is judged.
 func (c *Config) firstLook() time.Duration { return min(c.AckTimeout, silentAfter) }
 
+// patience is how much longer a message of size bytes may take than others.
+func patience(size int) time.Duration {
+	return time.Duration(max(0, size-usualSize)) * time.Second / leastRate
+}
+
 // judge says what a connection is to do that has had something in flight without an acknowledgement
 // since moved, and has heard anything at all at heard: ask for a sign of life, look again after next, or
-// end for err.
-func (c *Config) judge(now, moved, heard time.Time) (ping bool, next time.Duration, err error) {
+// end for err. The largest in flight may take more time than others.
+func (c *Config) judge(now, moved, heard time.Time, more time.Duration) (ping bool, next time.Duration, err error) {
 	quiet := now.Sub(moved)
 	if heard.After(moved) {
 		quiet = now.Sub(heard)
 	}
-	left := c.AckTimeout - now.Sub(moved)
+	left := c.AckTimeout + more - now.Sub(moved)
 	switch {
 	case left <= 0:
 		return false, 0, errAckTimeout
-	case quiet >= silentMost:
+	case quiet >= silentMost+more:
 		return false, 0, errSilent
 	case quiet >= silentAfter:
-		return true, min(left, silentMost-quiet), nil
+		return true, min(left, silentMost+more-quiet), nil
 	}
 	return false, min(left, silentAfter-quiet), nil
 }
@@ -52,7 +61,7 @@ func (s *session) checkProgress() {
 	if !some {
 		return
 	}
-	ping, next, err := s.pool.cfg.judge(time.Now(), moved, s.conn.Heard())
+	ping, next, err := s.pool.cfg.judge(time.Now(), moved, s.conn.Heard(), patience(int(s.largest.Load())))
 	if err == nil && ping {
 		_, err = s.conn.Write(pingRequest[:])
 	}

@@ -67,3 +67,18 @@ func TestTheHubsOwnClockTellsWhenThisMachinesIsWrong(t *testing.T) {
 	wrong.Store(0)
 	r.eventually("it is connected once the clock is right", func() bool { return r.pool.Stats()[0].Connected && r.empty() })
 }
+
+func TestALargeMessageOnASlowLineIsNotTakenForAHubThatIsSilent(t *testing.T) {
+	m := member("d", holdsFor("d", 10*time.Hour))
+	lane := m.Lane.(*shelf)
+	lane.size = 240 << 10
+	bubble(t, Config{}, []Member{m}, nil, func(hub *pipeHub, pool *Pool) {
+		hub.set(func() { hub.rate = 3000; hub.present.Close() }) // 24 kbit/s
+		later(10 * time.Second)
+		lane.put(3)
+		later(10 * time.Minute)
+		if s := pool.Stats()[0]; lane.delivered() != 3 || s.Repeated != 0 || s.Connects != 2 {
+			t.Errorf("%d of 3 delivered: %+v", lane.delivered(), s)
+		}
+	})
+}
