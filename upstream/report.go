@@ -57,10 +57,11 @@ func (s *session) flushReports() {
 }
 
 // sendReports sends patches until the hub has everything or the connection ends. A throttled or troubled
-// hub is asked again, later and later; a patch that it refuses is told and not repeated.
+// hub is asked again, later and later. One that refuses a patch refuses all of it (TWIN-33): the next is half
+// as large, until the property that it does not take is alone; that one is told and not repeated.
 func (s *session) sendReports() {
-	for tries := 0; s.ctx.Err() == nil; {
-		patch, said := s.reported.next()
+	for tries, most := 0, allPaths; s.ctx.Err() == nil; {
+		patch, said := s.reported.next(most)
 		if patch == nil || s.pool.twinPace.Wait(s.ctx) != nil {
 			return
 		}
@@ -72,11 +73,17 @@ func (s *session) sendReports() {
 			}
 			tries++
 			continue
+		case answer.status >= 300 && len(said) > 1:
+			most = len(said) / 2
 		case answer.status >= 300:
-			s.log.Warn().Int("status", answer.status).Bytes("answer", answer.body).Msg("the hub refuses reported properties; they are not sent again until they change")
+			s.log.Warn().Int("status", answer.status).Bytes("answer", answer.body).Bytes("patch", patch).
+				Msg("the hub refuses a reported property; it is not sent again until it changes")
+			s.reported.taken(said)
+		default:
+			s.reported.taken(said)
+			most = min(2*most, allPaths)
 		}
 		tries = 0
-		s.reported.taken(said)
 		if s.reported.beganAnew(answer.version) {
 			s.twins.add(&s.work, unlimited, s.readTwin)
 		}

@@ -81,9 +81,12 @@ func (r *reported) keep(rest map[string]any) {
 	}
 }
 
-// next returns a patch of what the hub does not have yet, and what it says; nil if there is nothing, or it
-// is not known yet. A large difference takes several.
-func (r *reported) next() (patch []byte, said map[string]any) {
+// allPaths is more than an identity reports.
+const allPaths = mostReported
+
+// next returns a patch of what the hub does not have yet, of so many paths at most, and what it says; nil if
+// there is nothing, or it is not known yet. A large difference takes several.
+func (r *reported) next(most int) (patch []byte, said map[string]any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.ready {
@@ -99,7 +102,7 @@ func (r *reported) next() (patch []byte, said map[string]any) {
 			continue
 		}
 		change := difference(want, has)
-		if size += entrySize(path, change); size > mostPatch && len(said) > 0 {
+		if size += entrySize(path, change); len(said) == most || size > mostPatch && len(said) > 0 {
 			break
 		}
 		said[path] = want
