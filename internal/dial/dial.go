@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -105,7 +106,19 @@ func dialWebSocket(ctx context.Context, cfg Config) (net.Conn, error) {
 		return nil, refusedUpgrade(err, response)
 	}
 	// The connection outlives ctx, which bounds only the dial; closing it ends its reads and writes.
-	return websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary), nil
+	return webSocket{websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary)}, nil
+}
+
+// webSocket is a connection whose end by the server reads as the end of the stream, whatever the server says
+// that its reason was: above, nobody tells the transports apart.
+type webSocket struct{ net.Conn }
+
+func (c webSocket) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if websocket.CloseStatus(err) >= 0 {
+		err = fmt.Errorf("%w (%w)", io.EOF, err)
+	}
+	return n, err
 }
 
 // refusedUpgrade says what a server that speaks HTTP but no WebSocket answered.
