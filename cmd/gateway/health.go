@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -100,11 +101,28 @@ func (h *health) devices(all []control.DeviceStatus, now time.Time) {
 			continue
 		}
 		h.said[d.Device] = reportedHealth{d.State, d.Error, d.LastGood, now}
-		h.s.report(id, deviceHealth+strings.ReplaceAll(d.Device, ".", "-"), healthText(d))
+		if err := tellHealth(func(name string, value []byte) error { return h.s.pool.Report(id, name, value) }, d); err != nil {
+			h.s.cfg.log.Warn().Err(err).Str("identity", string(id)).Str("device", d.Device).Msg("how the device is does not fit into the twin; spread the devices over more identities")
+		}
 		if was.state == "down" && d.State == "up" {
 			h.s.pool.Refresh(id)
 		}
 	}
+}
+
+// tellHealth reports how a device is. If the twin is full it says less, and in the end nothing, but not any
+// longer what was: the error says that there was no room.
+func tellHealth(report func(name string, value []byte) error, d control.DeviceStatus) error {
+	name := deviceHealth + strings.ReplaceAll(d.Device, ".", "-")
+	err := report(name, healthText(d))
+	if err != nil && d.Error != "" {
+		d.Error = ""
+		err = report(name, healthText(d))
+	}
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, report(name, []byte(`null`)))
 }
 
 // may takes one report of a device from what it may send.

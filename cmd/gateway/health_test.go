@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -70,5 +71,27 @@ func TestTheFleetIsCounted(t *testing.T) {
 	want := fleet{Identities: 3, Connected: 2, Devices: 3, Offline: 1, Waiting: 7, Bytes: 700, Dropped: 3, Queue: "working", Oldest: at(3), Started: at(0)}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestATwinThatIsFullSaysLessOfADeviceButNeverWhatWas(t *testing.T) {
+	d := control.DeviceStatus{Device: "hall-1.boiler", State: "down", LastGood: time.Unix(0, 0), Error: strings.Repeat("x", 400)}
+	for most, want := range map[int]string{
+		1000: `{"state":"down","lastGood":"1970-01-01T00:00:00Z","error":"` + d.Error + `"}`,
+		100:  `{"state":"down","lastGood":"1970-01-01T00:00:00Z"}`,
+		10:   `null`,
+		1:    `{"state":"up"}`,
+	} {
+		says := `{"state":"up"}`
+		err := tellHealth(func(name string, value []byte) error {
+			if name != "gateway.devices.hall-1-boiler" || len(value) > most {
+				return errors.New("too much")
+			}
+			says = string(value)
+			return nil
+		}, d)
+		if says != want || (err == nil) != (most > 10) {
+			t.Errorf("%d bytes: it says %s, and the error is %v", most, says, err)
+		}
 	}
 }
