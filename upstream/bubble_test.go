@@ -550,7 +550,7 @@ func (l *link) lose(t *testing.T) {
 }
 
 func TestWithoutEvidenceTheClockIsNotBlamed(t *testing.T) {
-	refused := &refusedError{packets.ErrRefusedNotAuthorised}
+	refused := &refusedError{code: packets.ErrRefusedNotAuthorised}
 	for name, ask := range map[string]func(context.Context, identity.Login) (time.Time, error){
 		"nobody to ask": nil,
 		"no answer":     func(context.Context, identity.Login) (time.Time, error) { return time.Time{}, errors.New("away") },

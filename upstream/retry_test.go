@@ -53,10 +53,10 @@ func TestWhatEndedAConnectionDecidesHowSoonItIsTriedAgain(t *testing.T) {
 		low, high time.Duration
 	}{
 		"a loss":                        {stateAfter(slow), StateOffline, 0, time.Second},
-		"a bad key":                     {stateAfter(ending{err: &refusedError{5}}), StateRefused, time.Second, 10 * time.Second},
-		"a bad key for ever":            {stateAfter(repeat(ending{err: &refusedError{5}}, 100)...), StateRefused, 7 * time.Minute, 15 * time.Minute},
-		"a wrong clock":                 {stateAfter(repeat(ending{err: &clockError{&refusedError{5}, time.Hour}}, 100)...), StateOffline, 0, 5 * time.Minute},
-		"a busy hub":                    {stateAfter(ending{err: &refusedError{3}}), StateBusy, time.Second, 5 * time.Second},
+		"a bad key":                     {stateAfter(ending{err: &refusedError{code: 5}}), StateRefused, time.Second, 10 * time.Second},
+		"a bad key for ever":            {stateAfter(repeat(ending{err: &refusedError{code: 5}}, 100)...), StateRefused, 7 * time.Minute, 15 * time.Minute},
+		"a wrong clock":                 {stateAfter(repeat(ending{err: &clockError{&refusedError{code: 5}, time.Hour}}, 100)...), StateOffline, 0, 5 * time.Minute},
+		"a busy hub":                    {stateAfter(ending{err: &refusedError{code: 3}}), StateBusy, time.Second, 5 * time.Second},
 		"a quota that is used up":       {stateAfter(rejected, rejected, rejected, rejected), StateBusy, 10 * time.Second, 40 * time.Second},
 		"no hub":                        {stateAfter(repeat(ending{err: syscall.ECONNREFUSED, away: true}, 50)...), StateOffline, 0, 0},
 		"two quick losses":              {stateAfter(quick, quick), StateOffline, 0, 2 * time.Second},
@@ -93,8 +93,8 @@ func TestAnAttemptSaysWhetherItIsTheHubOrTheIdentity(t *testing.T) {
 		want   result
 	}{
 		{nil, t.Context(), accepted},
-		{&refusedError{3}, t.Context(), busy},
-		{&refusedError{5}, t.Context(), refused},
+		{&refusedError{code: 3}, t.Context(), busy},
+		{&refusedError{code: 5}, t.Context(), refused},
 		{fmt.Errorf("hub: %w", syscall.ECONNREFUSED), t.Context(), unreachable},
 		{context.DeadlineExceeded, t.Context(), unreachable},
 		{io.EOF, t.Context(), unreachable},
@@ -104,6 +104,18 @@ func TestAnAttemptSaysWhetherItIsTheHubOrTheIdentity(t *testing.T) {
 	} {
 		if got := resultOf(c.err, c.wanted); got != c.want {
 			t.Errorf("%v: result %d, want %d", c.err, got, c.want)
+		}
+	}
+}
+
+func TestARefusalNamesWhatToCompare(t *testing.T) {
+	for want, err := range map[string]*refusedError{
+		"compare the identity's key":           {code: 5},
+		"compare the certificate's thumbprint": {code: 4, certificate: true},
+		"(code 3)":                             {code: 3, certificate: true},
+	} {
+		if text := err.Error(); !strings.Contains(text, want) || strings.Contains(text, "compare") != strings.Contains(want, "compare") {
+			t.Errorf("%q, want %q", text, want)
 		}
 	}
 }

@@ -31,11 +31,17 @@ var (
 )
 
 // refusedError is the hub's own "no" to a CONNECT.
-type refusedError struct{ code byte }
+type refusedError struct {
+	code        byte
+	certificate bool // is what proved us
+}
 
 func (e *refusedError) Error() string {
 	text := fmt.Sprintf("the hub refused the connection: %v (code %d)", packets.ConnErrors[e.code], e.code)
-	if e.credentials() {
+	switch {
+	case e.credentials() && e.certificate:
+		text += "; compare the certificate's thumbprint or authority with what the hub has of the identity, and see that it is enabled there and that this clock is right"
+	case e.credentials():
 		text += "; compare the identity's key with the hub's, and see that it is enabled there and that this clock is right"
 	}
 	return text
@@ -233,7 +239,7 @@ func (s *session) connect(ctx context.Context) error {
 	if dialed != nil {
 		return dialed // says more than what the library makes of it
 	}
-	if err := notConnected(token.(*mqtt.ConnectToken)); err != nil {
+	if err := s.notConnected(token.(*mqtt.ConnectToken)); err != nil {
 		return err
 	}
 	if !keep() {
@@ -243,13 +249,13 @@ func (s *session) connect(ctx context.Context) error {
 }
 
 // notConnected is why the hub did not accept the connection, nil if it did.
-func notConnected(token *mqtt.ConnectToken) error {
+func (s *session) notConnected(token *mqtt.ConnectToken) error {
 	err, code := token.Error(), token.ReturnCode()
 	switch {
 	case err == nil:
 		return nil
 	case code >= packets.ErrRefusedBadProtocolVersion && code <= packets.ErrRefusedNotAuthorised:
-		return &refusedError{code}
+		return &refusedError{code, s.login.Certificate != nil}
 	}
 	return fmt.Errorf("connecting: %w", err)
 }
