@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/control"
 	"iothub-gateway/mapping"
 )
 
@@ -117,26 +118,23 @@ func identitiesBy(plant *mapping.Plant) string {
 	return text
 }
 
-func reportJSON(w io.Writer, findings mapping.Findings) error {
-	type row struct {
-		File     string `json:"file"`
-		Line     int    `json:"line"`
-		Column   int    `json:"column"`
-		Code     string `json:"code"`
-		Severity string `json:"severity"`
-		Message  string `json:"message"`
-	}
-	rows := []row{}
+// findingRows are findings for programs.
+func findingRows(findings mapping.Findings) []control.Finding {
+	rows := []control.Finding{}
 	for _, f := range findings {
 		severity := "error"
 		if f.Warning() {
 			severity = "warning"
 		}
-		rows = append(rows, row{f.File, f.Line, f.Column, f.Code, severity, f.Message})
+		rows = append(rows, control.Finding{File: f.File, Line: f.Line, Column: f.Column, Code: f.Code, Severity: severity, Message: f.Message})
 	}
+	return rows
+}
+
+func reportJSON(w io.Writer, findings mapping.Findings) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(rows); err != nil {
+	if err := encoder.Encode(findingRows(findings)); err != nil {
 		return err
 	}
 	if findings.Errors() > 0 {

@@ -14,12 +14,10 @@ import (
 const lastCommand = "gateway.lastCommand"
 
 // newDown makes the way down.
-func (s *service) newDown() *bridge.Down {
-	plant := s.cfg.plant
+func (s *service) newDown(g *generation) *bridge.Down {
 	return bridge.NewDown(bridge.DownConfig{
-		Points: plant.Points, Methods: plant.Methods, Messages: plant.Messages, Desired: plant.Desired,
-		Device: func(id gateway.PointID) bridge.Device { return s.devices[id] },
-		Later:  s.later,
+		Points: g.plant.Points, Methods: g.plant.Methods, Messages: g.plant.Messages, Desired: g.plant.Desired,
+		Device: g.device, Later: s.later,
 	})
 }
 
@@ -46,41 +44,49 @@ func (s *service) report(id gateway.IdentityID, name string, value []byte) {
 	}
 }
 
-// untilStopping is ctx, ended also when the adapters begin to stop.
-func (s *service) untilStopping(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+// begin is the mapping that a command of an identity is carried out by, and its context: ctx, but ended only by
+// ctx's deadline or when the adapters begin to stop. That the identity leaves the mapping meanwhile does not end it.
+// end is called when the command is over.
+func (s *service) begin(ctx context.Context, id gateway.IdentityID) (work context.Context, g *generation, end func()) {
+	g = s.now.Load()
+	over := g.begin(id)
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	late := func() {}
+	if deadline, ok := ctx.Deadline(); ok {
+		work, late = context.WithDeadline(work, deadline)
+	}
 	stop := context.AfterFunc(s.stopping, cancel)
-	return ctx, func() { stop(); cancel() }
+	return work, g, func() { stop(); late(); cancel(); over() }
 }
 
 func (s *service) method(ctx context.Context, c gateway.Command) gateway.Reply {
-	ctx, cancel := s.untilStopping(ctx)
-	defer cancel()
-	return s.down.Handle(ctx, c)
+	ctx, g, end := s.begin(ctx, c.Identity)
+	defer end()
+	return g.down.Handle(ctx, c)
 }
 
 func (s *service) message(ctx context.Context, m gateway.CloudMessage) gateway.Reply {
-	ctx, cancel := s.untilStopping(ctx)
-	defer cancel()
-	return s.down.Message(ctx, m)
+	ctx, g, end := s.begin(ctx, m.Identity)
+	defer end()
+	return g.down.Message(ctx, m)
 }
 
 func (s *service) desired(ctx context.Context, id gateway.IdentityID, path string, value []byte) gateway.Ack {
-	ctx, cancel := s.untilStopping(ctx)
-	defer cancel()
-	return s.down.Desired(ctx, id, path, value)
+	ctx, g, end := s.begin(ctx, id)
+	defer end()
+	return g.down.Desired(ctx, id, path, value)
 }
 
-// member is an identity of the plant as upstream serves it.
-func (s *service) member(id mapping.Identity, credential upstream.Credential) upstream.Member {
+// member is an identity of a plant as upstream serves it.
+func (s *service) member(plant *mapping.Plant, id mapping.Identity, credential upstream.Credential) upstream.Member {
 	m := upstream.Member{
 		ID: id.ID, Credential: credential, Lane: s.queue.Lane(id.ID),
 		Properties: id.Properties, Will: id.Will, ModelID: id.ModelID,
 	}
-	for _, rule := range s.cfg.plant.Messages {
+	for _, rule := range plant.Messages {
 		m.Messages = m.Messages || rule.Identity == id.ID
 	}
-	for _, rule := range s.cfg.plant.Desired {
+	for _, rule := range plant.Desired {
 		if rule.Identity == id.ID {
 			m.Desired = append(m.Desired, rule)
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,22 +16,8 @@ import (
 // tokenLife is how long a token holds that the gateway signs: what Microsoft's own SDKs use (CON-49).
 const tokenLife = time.Hour
 
-// credentials are how every identity of the plant proves itself. The error names all that cannot.
-func (s *service) credentials() ([]upstream.Credential, error) {
-	var all []upstream.Credential
-	var errs []error
-	for _, id := range s.cfg.plant.Identities {
-		credential, err := s.credential(id)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		all = append(all, credential)
-	}
-	return all, errors.Join(errs...)
-}
-
-// credential is how one identity proves itself.
-func (s *service) credential(id mapping.Identity) (upstream.Credential, error) {
+// credential is how one identity of a plant proves itself.
+func (s *service) credential(plant *mapping.Plant, id mapping.Identity) (upstream.Credential, error) {
 	host, secrets := s.way.host(), s.cfg.secrets
 	if s.cfg.keys != nil {
 		key, err := s.cfg.keys(id)
@@ -44,7 +29,7 @@ func (s *service) credential(id mapping.Identity) (upstream.Credential, error) {
 	load := func() (tls.Certificate, error) { return secrets.KeyPair(id.Certificate, id.Key) }
 	read := func() (identity.Secret, error) { return secrets.SharedKey(id.Key) }
 	if id.Registration != "" {
-		return s.provisioned(id, load, read), nil
+		return s.provisioned(*plant.Hub.Provisioning, id, proof{load, read}), nil
 	}
 	switch id.Kind {
 	case mapping.EdgeModule:
@@ -59,17 +44,22 @@ func (s *service) credential(id mapping.Identity) (upstream.Credential, error) {
 	return sas, err
 }
 
+// proof reads what an identity proves itself with: a certificate or a key.
+type proof struct {
+	load func() (tls.Certificate, error)
+	read func() (identity.Secret, error)
+}
+
 // provisioned is the credential of a device that a service assigns to a hub.
-func (s *service) provisioned(id mapping.Identity, load func() (tls.Certificate, error), read func() (identity.Secret, error)) upstream.Credential {
-	by := s.cfg.plant.Hub.Provisioning
+func (s *service) provisioned(by mapping.Provisioning, id mapping.Identity, p proof) upstream.Credential {
 	cfg := identity.ProvisioningConfig{
 		ID: id.ID, Host: cmp.Or(by.Host, identity.ProvisioningHost), Scope: by.Scope, Registration: id.Registration,
 		Life: tokenLife, State: s.state, Dial: s.way.toService,
 	}
 	if id.Kind == mapping.Certificate {
-		cfg.Load = load
+		cfg.Load = p.load
 	} else {
-		cfg.Key, cfg.Group = read, id.Kind == mapping.GroupKey
+		cfg.Key, cfg.Group = p.read, id.Kind == mapping.GroupKey
 	}
 	return identity.NewProvisioned(cfg)
 }
@@ -78,10 +68,8 @@ func (s *service) provisioned(id mapping.Identity, load func() (tls.Certificate,
 // and until when, if somebody has to see to that.
 func (s *service) proofOf(link upstream.LinkStats) string {
 	text := ""
-	for _, id := range s.cfg.plant.Identities {
-		if id.ID == link.Identity {
-			text = id.Kind.String()
-		}
+	if id, ok := s.now.Load().identities[link.Identity]; ok {
+		text = id.Kind.String()
 	}
 	if link.Hub != "" && link.Hub != s.way.host() {
 		text += " at " + link.Hub

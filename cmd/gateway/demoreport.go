@@ -150,7 +150,7 @@ func (d *demo) report() error {
 		produced[id] = lane.Put
 	}
 	s := summary{
-		Read: d.service.up.Stats().Samples, Queued: queue.Put, Delivered: d.tally.delivered,
+		Read: d.service.now.Load().up.Stats().Samples, Queued: queue.Put, Delivered: d.tally.delivered,
 		Lost: d.tally.lost(produced), Repeated: d.tally.repeated,
 	}
 	if !d.first.IsZero() {

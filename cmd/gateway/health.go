@@ -37,6 +37,13 @@ type reportedHealth struct {
 	state, error string
 	lastGood     time.Time
 	at           time.Time // zero: nothing was
+	by           place
+}
+
+// place is an identity's place in the pool: one that left it and joined again knows nothing of what was reported.
+type place struct {
+	id     gateway.IdentityID
+	joined int // the generation
 }
 
 // differs tells whether the state d at now is worth a report; up is for how long the gateway has run.
@@ -54,7 +61,7 @@ func (s reportedHealth) differs(d control.DeviceStatus, now time.Time, up time.D
 // gateway, how all of it is.
 type health struct {
 	s     *service
-	owner map[string]gateway.IdentityID // by the device's name
+	g     *generation // that holds
 	said  map[string]reportedHealth
 	pace  map[string]*limits.Limiter // by the device's name; "" is the fleet
 	fleet reportedHealth             // what was reported of the fleet, in error
@@ -62,13 +69,34 @@ type health struct {
 }
 
 func newHealth(s *service) *health {
-	h := &health{s: s, owner: map[string]gateway.IdentityID{}, said: map[string]reportedHealth{}, pace: map[string]*limits.Limiter{}}
-	for _, d := range s.cfg.plant.Devices {
-		if d.Identity != "" {
-			h.owner[d.Name] = d.Identity
+	return &health{s: s, g: s.now.Load(), said: map[string]reportedHealth{}, pace: map[string]*limits.Limiter{}}
+}
+
+// follow takes over the mapping of the moment: what is reported by another identity now, or not at all, is taken
+// back where it was, and reported anew where it belongs.
+func (h *health) follow(g *generation) {
+	if g == h.g {
+		return
+	}
+	h.g = g
+	for device, was := range h.said {
+		if was.by != g.place(g.owners[device]) {
+			h.withdraw(was.by, deviceHealthOf(device))
+			delete(h.said, device)
+			delete(h.pace, device)
 		}
 	}
-	return h
+	if h.fleet.by != g.place(g.plant.Gateway) {
+		h.withdraw(h.fleet.by, fleetHealth)
+		h.fleet = reportedHealth{}
+	}
+}
+
+// withdraw takes a reported property back, unless its identity has lost its place, whose next one begins anew.
+func (h *health) withdraw(by place, name string) {
+	if by.id != "" && by == h.g.place(by.id) {
+		h.s.report(by.id, name, []byte("null"))
+	}
 }
 
 // Run looks around until ctx ends.
@@ -76,10 +104,11 @@ func (h *health) Run(ctx context.Context) error {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
 	for {
+		h.follow(h.s.now.Load())
 		page := h.s.Status()
 		now := time.Now()
 		h.devices(page.Devices, now)
-		if id := h.s.cfg.plant.Gateway; id != "" {
+		if id := h.g.plant.Gateway; id != "" {
 			h.whole(ctx, id, fleetOf(page), now)
 		}
 		select {
@@ -94,13 +123,13 @@ func (h *health) Run(ctx context.Context) error {
 // for it.
 func (h *health) devices(all []control.DeviceStatus, now time.Time) {
 	for _, d := range all {
-		id, ok := h.owner[d.Device]
+		id := h.g.owners[d.Device]
 		was := h.said[d.Device]
 		d.Error = shortened(d.Error)
-		if !ok || !was.differs(d, now, now.Sub(h.s.started)) || !h.may(d.Device, now) {
+		if id == "" || !was.differs(d, now, now.Sub(h.g.at)) || !h.may(d.Device, now) {
 			continue
 		}
-		h.said[d.Device] = reportedHealth{d.State, d.Error, d.LastGood, now}
+		h.said[d.Device] = reportedHealth{d.State, d.Error, d.LastGood, now, h.g.place(id)}
 		if err := tellHealth(func(name string, value []byte) error { return h.s.pool.Report(id, name, value) }, d); err != nil {
 			h.s.cfg.log.Warn().Err(err).Str("identity", string(id)).Str("device", d.Device).Msg("how the device is does not fit into the twin; spread the devices over more identities")
 		}
@@ -113,7 +142,7 @@ func (h *health) devices(all []control.DeviceStatus, now time.Time) {
 // tellHealth reports how a device is. If the twin is full it says less, and in the end nothing, but not any
 // longer what was: the error says that there was no room.
 func tellHealth(report func(name string, value []byte) error, d control.DeviceStatus) error {
-	name := deviceHealth + strings.ReplaceAll(d.Device, ".", "-")
+	name := deviceHealthOf(d.Device)
 	err := report(name, healthText(d))
 	if err != nil && d.Error != "" {
 		d.Error = ""
@@ -124,6 +153,9 @@ func tellHealth(report func(name string, value []byte) error, d control.DeviceSt
 	}
 	return errors.Join(err, report(name, []byte(`null`)))
 }
+
+// deviceHealthOf is the reported property of a device.
+func deviceHealthOf(device string) string { return deviceHealth + strings.ReplaceAll(device, ".", "-") }
 
 // may takes one report of a device from what it may send.
 func (h *health) may(device string, now time.Time) bool {
@@ -204,17 +236,12 @@ func (h *health) whole(ctx context.Context, id gateway.IdentityID, f fleet, now 
 	counts, err := json.Marshal(f)
 	early := h.fleet.at.IsZero() && f.Connected == 0 // the first report waits for the first connection
 	if err == nil && !early && h.fleet.error != string(counts) && h.may("", now) {
-		h.fleet = reportedHealth{error: string(counts), at: now}
+		h.fleet = reportedHealth{error: string(counts), at: now, by: h.g.place(id)}
 		h.s.report(id, fleetHealth, text)
 	}
 }
 
 // properties are what every message of the identity carries.
 func (h *health) properties(id gateway.IdentityID) []gateway.Property {
-	for _, i := range h.s.cfg.plant.Identities {
-		if i.ID == id {
-			return i.Properties
-		}
-	}
-	return nil
+	return h.g.identities[id].Properties
 }

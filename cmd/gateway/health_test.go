@@ -18,7 +18,7 @@ func TestADevicesHealthIsReportedWhenItChangesAndNotTooOften(t *testing.T) {
 	down := control.DeviceStatus{State: "down", LastGood: now, Error: "no answer"}
 	unknown := control.DeviceStatus{State: "unknown"}
 	before := func(age time.Duration, d control.DeviceStatus) reportedHealth {
-		return reportedHealth{d.State, d.Error, now.Add(-age), now.Add(-age)}
+		return reportedHealth{d.State, d.Error, now.Add(-age), now.Add(-age), place{}}
 	}
 	for _, c := range []struct {
 		what string

@@ -97,7 +97,7 @@ Then write your own mapping, check it, and run it:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &failure{exitUsage, fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())}
 	})
-	root.AddCommand(demoCommand(io), checkCommand(io), planCommand(io), runCommand(io), statusCommand(io), readCommand(io), writeCommand(io), queueCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
+	root.AddCommand(demoCommand(io), checkCommand(io), planCommand(io), runCommand(io), reloadCommand(io), statusCommand(io), readCommand(io), writeCommand(io), queueCommand(io), hubCommand(io), hubsimCommand(io), devsimCommand(io), checkFileCommand(io))
 	// A command of commands shows its help when it is called alone: that is no use of it.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
 	err := group(root).ExecuteContext(ctx)

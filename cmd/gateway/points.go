@@ -123,9 +123,17 @@ func written(p gateway.Point, text string) []byte {
 	return gateway.TextValue(text).AppendJSON(nil)
 }
 
-// points reads and writes points of the running gateway.
+// points reads and writes points of the running gateway, as the mapping of the moment has them.
 func (s *service) points() pointAccess {
-	return pointsOf(s.cfg.plant.Points, func(id gateway.PointID) bridge.Device { return s.devices[id] })
+	return pointAccess{
+		read: func(ctx context.Context, names []string) ([]control.Reading, error) {
+			return s.now.Load().points.read(ctx, names)
+		},
+		write: func(ctx context.Context, r control.WriteRequest) (control.WriteReply, error) {
+			return s.now.Load().points.write(ctx, r)
+		},
+		close: func() {},
+	}
 }
 
 // servePoints answers for points on the control socket.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
-	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/buffer"
 )
 
@@ -52,6 +51,9 @@ func (r *rates) sample(all map[string]counters, now time.Time) {
 	weight := max(1-math.Exp(-passed/r.span.Seconds()), 1/max(1, r.looks))
 	for name, c := range all {
 		l := r.names[name]
+		if c.in < l.counters.in || c.out < l.counters.out { // a link that was restarted counts from 0
+			l.counters = counters{}
+		}
 		l.in += weight * (float64(c.in-l.counters.in)/passed - l.in)
 		l.out += weight * (float64(c.out-l.counters.out)/passed - l.out)
 		l.counters = c
@@ -82,10 +84,10 @@ func laneCounters(lanes map[gateway.IdentityID]buffer.Counts) map[string]counter
 }
 
 // linkCounters are the nanoseconds that each link was busy, and the polls that were left out.
-func linkCounters(links []*modbus.Adapter) map[string]counters {
+func linkCounters(links []*part) map[string]counters {
 	all := make(map[string]counters, len(links))
-	for _, adapter := range links {
-		s := adapter.Stats()
+	for _, p := range links {
+		s := p.link.Stats()
 		c := counters{in: uint64(s.Link.Busy)}
 		for _, d := range s.Devices {
 			c.out += d.Skipped

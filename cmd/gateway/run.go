@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -27,6 +31,8 @@ delivers to the hub and answers direct methods. The hub need not be reachable: r
 queue, which survives crashes and power cuts.
 
 It refuses to start if the mapping has any error or a key is missing, and says all of them at once.
+SIGHUP, or 'gateway reload', makes it take over a changed mapping without a restart; one that has an error is
+refused, and the gateway runs on with the mapping before.
 Stopping finishes what is in flight; nothing is lost and nothing is sent twice.`,
 		Example: "  gateway run\n  gateway run /etc/iothub-gateway/mapping.yaml --state-dir /var/lib/iothub-gateway",
 		Args:    words(cobra.MaximumNArgs(1)),
@@ -55,33 +61,50 @@ type runOptions struct {
 	log                             zerolog.Logger
 }
 
+// loaded is a mapping as it was read, with what it needs from other files.
+type loaded struct {
+	plant    *mapping.Plant   // nil if a finding is an error
+	findings mapping.Findings // about the mapping itself
+	missing  mapping.Findings // keys without which it cannot run
+	roots    *x509.CertPool   // whom to trust; nil: the system's
+}
+
+// load reads the mapping at path and what it names. The error is about files, and joins all that cannot be read.
+func load(path string) (l loaded, err error) {
+	if l.plant, l.findings, err = loadMapping(path); err != nil || l.plant == nil {
+		return l, err
+	}
+	secrets := secretSource(path)
+	l.missing = keysMissing(l.plant, secrets)
+	l.roots, err = trustedRoots(l.plant.Hub, filepath.Dir(path))
+	return l, errors.Join(err, secureLinks(l.plant, secrets))
+}
+
 func runGateway(ctx context.Context, io streams, o runOptions) error {
-	plant, findings, err := loadMapping(o.mapping)
-	if err != nil {
-		return err
+	hangup := make(chan os.Signal, 1) // one that comes while another reload waits asks for nothing more
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	l, err := load(o.mapping)
+	if l.findings.Errors() > 0 {
+		return reportFindings(problems(io.err), o.mapping, l.plant, l.findings)
 	}
-	if findings.Errors() > 0 {
-		return reportFindings(problems(io.err), o.mapping, plant, findings)
-	}
-	for _, warning := range findings {
+	for _, warning := range l.findings {
 		o.log.Warn().Str("at", fmt.Sprintf("%s:%d:%d", warning.File, warning.Line, warning.Column)).Msg(warning.Code + " " + warning.Message)
 	}
-	secrets := secretSource(o.mapping)
-	roots, err := trustedRoots(plant.Hub, filepath.Dir(o.mapping))
-	err = errors.Join(err, secureLinks(plant, secrets))
-	if missing := keysMissing(plant, secrets); len(missing) > 0 {
-		for _, f := range missing {
+	if len(l.missing) > 0 {
+		for _, f := range l.missing {
 			fmt.Fprintln(problems(io.err), f)
 		}
-		err = errors.Join(err, fmt.Errorf("%s cannot be used, see above; nothing was started", count(len(missing), "key")))
+		err = errors.Join(err, fmt.Errorf("%s cannot be used, see above; nothing was started", count(len(l.missing), "key")))
 	}
 	if err != nil {
 		return err
 	}
+	secrets := secretSource(o.mapping)
 	service, err := newService(serviceConfig{
-		plant: plant, mappingPath: o.mapping, stateDir: o.state, roots: roots, clock: newClock(o.trustClock), log: o.log,
-		secrets: secrets,
-		psk:     func(l mapping.Listener) func(string) ([]byte, bool) { return secrets.PSK(l.PSKDir) },
+		plant: l.plant, mappingPath: o.mapping, stateDir: o.state, roots: l.roots, clock: newClock(o.trustClock), log: o.log,
+		secrets: secrets, load: func() (loaded, error) { return load(o.mapping) },
+		psk: func(l mapping.Listener) func(string) ([]byte, bool) { return secrets.PSK(l.PSKDir) },
 	})
 	if err != nil {
 		return err
@@ -90,11 +113,26 @@ func runGateway(ctx context.Context, io streams, o runOptions) error {
 	if err != nil {
 		return errors.Join(err, service.Close())
 	}
-	o.log.Info().Str("mapping", o.mapping).Str("hub", plant.Hub.Host).Int("identities", len(plant.Identities)).
-		Int("points", len(plant.Points)).Msg("gateway started")
+	tasks = append(tasks, reloadTask(hangup, service))
+	o.log.Info().Str("mapping", o.mapping).Str("hub", l.plant.Hub.Host).Int("identities", len(l.plant.Identities)).
+		Int("points", len(l.plant.Points)).Msg("gateway started")
 	err = service.Run(ctx, tasks...)
 	o.log.Info().Msg("gateway stopped")
 	return err
+}
+
+// reloadTask reloads the mapping at each signal.
+func reloadTask(hangup <-chan os.Signal, s *service) task {
+	return task{"signals", func(ctx context.Context) error {
+		for {
+			select {
+			case <-hangup:
+				_, _ = s.Reload(ctx, false) // the log has said what became of it
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}}
 }
 
 // keysMissing are the findings about keys without which the gateway cannot start; those of sensors may
@@ -146,5 +184,6 @@ func controlTask(path string, s *service, health func() status.Health) (task, er
 	mux.Handle("GET /healthz", status.Handler(health))
 	serveQueue(mux, s.access())
 	servePoints(mux, s.points())
+	serveReload(mux, s.Reload)
 	return task{"control socket", func(ctx context.Context) error { return control.Serve(ctx, listener, mux) }}, nil
 }

@@ -7,12 +7,10 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
-
-	gateway "iothub-gateway"
 	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/bridge"
@@ -28,12 +26,14 @@ const maxPacket = 320 * 1024
 
 // serviceConfig is what a gateway is made of, once the mapping has been checked.
 type serviceConfig struct {
-	plant       *mapping.Plant
+	plant       *mapping.Plant // of the start
 	mappingPath string
 	stateDir    string
 	// address is hubWay's: where the server called host is; nil follows the mapping.
 	address func(host string, port int) string
 	roots   *x509.CertPool
+	// load reads the mapping again; nil: it cannot be.
+	load func() (loaded, error)
 	// secrets finds keys and certificates. If keys is set, each identity proves itself with the device key
 	// that it returns instead.
 	secrets identity.Source
@@ -52,20 +52,19 @@ type serviceConfig struct {
 
 // service is a running gateway: field side, bridge, queue and upstream, wired by hand.
 type service struct {
-	cfg       serviceConfig
-	way       *hubWay
-	queue     *buffer.Queue
-	state     *buffer.State
-	links     []*modbus.Adapter                 // in the order of the plant's Links
-	listeners []*coap.Adapter                   // in the order of its Listeners
-	devices   map[gateway.PointID]bridge.Device // who serves each point
-	up        *bridge.Up
-	down      *bridge.Down
-	later     *bridge.Later
-	pool      *upstream.Pool
-	started   time.Time
-	rates     rates // of the lanes
-	loads     rates // of the links
+	cfg     serviceConfig
+	way     *hubWay
+	queue   *buffer.Queue
+	state   *buffer.State
+	later   *bridge.Later
+	pool    *upstream.Pool
+	crew    *crew
+	now     atomic.Pointer[generation]
+	reloads chan reloadCall
+	refused atomic.Pointer[string] // why the last reload was not carried out; nil if it was
+	started time.Time
+	rates   rates // of the lanes
+	loads   rates // of the links
 	// stopping ends when the adapters begin to stop: from then on commands are refused.
 	stopping     context.Context
 	stopCommands context.CancelFunc
@@ -82,31 +81,25 @@ func newService(cfg serviceConfig) (*service, error) {
 		return nil, err
 	}
 	cfg.clock.recall(state)
-	s := &service{cfg: cfg, way: way, queue: queue, state: state, started: time.Now(), rates: rates{span: laneSpan}, loads: rates{span: loadSpan}}
+	s := &service{
+		cfg: cfg, way: way, queue: queue, state: state, crew: newCrew(), reloads: make(chan reloadCall), started: time.Now(),
+		rates: rates{span: laneSpan}, loads: rates{span: loadSpan},
+	}
 	s.stopping, s.stopCommands = context.WithCancel(context.Background())
-	s.warnOfOrphans()
-	credentials, err := s.credentials()
+	s.later = s.newLater()
+	empty := s.nothing()
+	t, err := s.prepare(empty, loaded{plant: cfg.plant, roots: cfg.roots}, compare(empty.plant, cfg.plant))
 	if err != nil {
 		return nil, errors.Join(err, s.closeStore())
 	}
-	if s.devices, err = s.buildAdapters(); err != nil {
-		return nil, errors.Join(err, s.closeStore())
-	}
-	var identities []gateway.Identity
-	var members []upstream.Member
-	for i, id := range cfg.plant.Identities {
-		identities = append(identities, id.Identity)
-		members = append(members, s.member(id, credentials[i]))
-	}
-	s.up = bridge.NewUp(cfg.plant.Points, identities, queue)
-	s.later = s.newLater()
-	s.down = s.newDown()
-	s.later.Use(s.down)
+	s.now.Store(t.next)
+	s.later.Use(t.next.down)
+	s.warnOfOrphans()
 	s.pool = upstream.NewPool(upstream.Config{
 		Dial: way.toHub, ServerTime: way.time, Limits: hubLimits(cfg.plant.Hub),
 		State: state, Message: s.message, Desired: s.desired, Log: cfg.log, RetryMost: cfg.retryMost,
 		DrainRate: cfg.plant.Buffer.DrainRate, LiveShare: cfg.plant.Buffer.LiveShare,
-	}, members, s.method)
+	}, t.joining, s.method)
 	return s, nil
 }
 
@@ -122,48 +115,13 @@ func hubLimits(hub mapping.Hub) upstream.Limits {
 // warnOfOrphans names the lanes that hold messages of identities that the mapping no longer has: they
 // stay in the queue until the identity is back in the mapping.
 func (s *service) warnOfOrphans() {
+	g := s.now.Load()
 	for id, lane := range s.queue.Stats().Lanes {
-		if lane.Entries > 0 && !s.knows(id) {
+		if lane.Entries > 0 && !g.knows(id) {
 			s.cfg.log.Warn().Str("identity", string(id)).Int64("messages", lane.Entries).
 				Msg("messages wait for an identity that the mapping does not have; put it back and they are delivered")
 		}
 	}
-}
-
-// knows tells whether the mapping has the identity.
-func (s *service) knows(id gateway.IdentityID) bool {
-	return slices.ContainsFunc(s.cfg.plant.Identities, func(i mapping.Identity) bool { return i.ID == id })
-}
-
-// buildAdapters makes one adapter a link and one a listener, which takes its address now so that the
-// daemon is ready once it says so. It returns who serves each point.
-func (s *service) buildAdapters() (map[gateway.PointID]bridge.Device, error) {
-	devices := map[gateway.PointID]bridge.Device{}
-	for _, link := range s.cfg.plant.Links {
-		adapter := modbus.New(link, nil, s.cfg.log)
-		s.links = append(s.links, adapter)
-		for _, device := range link.Devices {
-			for _, point := range device.Points {
-				devices[point.ID] = adapter
-			}
-		}
-	}
-	for _, listener := range s.cfg.plant.Listeners {
-		if !listener.Plain {
-			listener.Keys = s.cfg.psk(listener)
-		}
-		adapter := coap.New(listener.Config, s.cfg.log)
-		if err := adapter.Bind(); err != nil {
-			return nil, errors.Join(err, s.releaseListeners())
-		}
-		s.listeners = append(s.listeners, adapter)
-		for _, device := range listener.Devices {
-			for _, point := range device.Points {
-				devices[point.ID] = adapter
-			}
-		}
-	}
-	return devices, nil
 }
 
 // Run works until ctx ends, then stops in the reverse of the order things flow up: adapters first, the
@@ -172,52 +130,34 @@ func (s *service) Run(ctx context.Context, extra ...task) error {
 	tasks := []task{{"queue", s.queue.Run}, {"clock", func(ctx context.Context) error { return s.cfg.clock.remember(ctx, s.state) }}}
 	tasks = append(tasks, extra...)
 	tasks = append(tasks, task{"upstream", s.pool.Run}, task{"drain", s.drain}, task{"health", newHealth(s).Run},
-		task{"adapters", s.poll}, task{"commands that wait", s.later.Run})
+		task{"adapters", s.poll}, task{"commands that wait", s.later.Run}, task{"reload", s.serveReloads})
 	return errors.Join(together(ctx, tasks...), s.closeStore())
 }
 
 // Close releases the queue of a service that never ran.
-func (s *service) Close() error { return errors.Join(s.releaseListeners(), s.closeStore()) }
+func (s *service) Close() error {
+	var errs []error
+	for _, p := range s.now.Load().listeners {
+		errs = append(errs, p.release())
+	}
+	return errors.Join(errors.Join(errs...), s.closeStore())
+}
 
 // listenerAddress is the host:port that the listener called name really has; "" if there is none.
 func (s *service) listenerAddress(name string) string {
-	for i, listener := range s.cfg.plant.Listeners {
-		if listener.Name == name {
-			return s.listeners[i].Addr()
+	for _, p := range s.now.Load().listeners {
+		if p.name == name {
+			return p.listener.Addr()
 		}
 	}
 	return ""
 }
 
-// releaseListeners gives the listeners' addresses back: an adapter whose Run finds its context ended
-// does nothing else.
-func (s *service) releaseListeners() error {
-	over, cancel := context.WithCancel(context.Background())
-	cancel()
-	var errs []error
-	for _, adapter := range s.listeners {
-		errs = append(errs, adapter.Run(over, s.up.Accept))
-	}
-	return errors.Join(errs...)
-}
-
-// poll runs every link until ctx ends.
+// poll runs every link and listener until ctx ends.
 func (s *service) poll(ctx context.Context) error {
 	defer context.AfterFunc(ctx, s.stopCommands)()
-	group, ctx := errgroup.WithContext(ctx)
-	for i, adapter := range s.links {
-		patience := patienceOf(s.cfg.plant.Links[i])
-		group.Go(func() error {
-			return adapter.Run(ctx, func(ctx context.Context, samples []gateway.Sample) error {
-				return s.up.AcceptWithin(ctx, patience, samples)
-			})
-		})
-	}
-	for _, adapter := range s.listeners {
-		group.Go(func() error { return adapter.Run(ctx, s.up.Accept) })
-	}
-	group.Go(func() error { <-ctx.Done(); return nil }) // a plant without links still runs
-	return group.Wait()
+	g := s.now.Load()
+	return s.crew.run(ctx, slices.Concat(g.links, g.listeners))
 }
 
 // mostPatience is how long readings that nobody waits for are on their way to the disk at most.
@@ -257,8 +197,9 @@ func (s *service) drain(ctx context.Context) error {
 
 // undelivered is how many messages wait that could be delivered.
 func (s *service) undelivered() (n int64) {
+	g := s.now.Load()
 	for id, lane := range s.queue.Stats().Lanes {
-		if s.knows(id) {
+		if g.knows(id) {
 			n += lane.Entries
 		}
 	}
@@ -267,9 +208,9 @@ func (s *service) undelivered() (n int64) {
 
 // Status is the page that `gateway status` shows.
 func (s *service) Status() control.Status {
-	queue := s.queue.Stats()
+	queue, g := s.queue.Stats(), s.now.Load()
 	page := control.Status{
-		Mapping: s.cfg.mappingPath, Hub: s.way.host(), PID: os.Getpid(), Started: s.started,
+		Mapping: s.cfg.mappingPath, Loaded: g.page(s.refused.Load()), Hub: s.way.host(), PID: os.Getpid(), Started: s.started,
 		Queue: queueStatus(s.queue, queue, s.queueDir()),
 	}
 	page.Queue.Clock = s.cfg.clock.Synchrony()
@@ -284,20 +225,20 @@ func (s *service) Status() control.Status {
 		})
 	}
 	for _, id := range slices.Sorted(maps.Keys(queue.Lanes)) {
-		if lane := queue.Lanes[id]; lane.Entries > 0 && !s.knows(id) {
+		if lane := queue.Lanes[id]; lane.Entries > 0 && !g.knows(id) {
 			page.Identities = append(page.Identities, control.IdentityStatus{
 				Identity: string(id), Since: s.started, Waiting: lane.Entries, Oldest: lane.Oldest,
 				State: string(upstream.StateOffline), LastError: notInMapping,
 			})
 		}
 	}
-	for i, adapter := range s.listeners {
-		for _, device := range adapter.Stats().Devices {
-			page.Devices = append(page.Devices, listenerStatus(s.cfg.plant.Listeners[i].Name, device))
+	for _, p := range g.listeners {
+		for _, device := range p.listener.Stats().Devices {
+			page.Devices = append(page.Devices, listenerStatus(p.name, device))
 		}
 	}
-	for _, adapter := range s.links {
-		stats := adapter.Stats()
+	for _, p := range g.links {
+		stats := p.link.Stats()
 		for _, device := range stats.Devices {
 			page.Devices = append(page.Devices, deviceStatus(stats.Link.Name, device))
 		}

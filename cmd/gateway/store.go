@@ -65,7 +65,7 @@ func (s *service) queueDir() string { return filepath.Join(s.cfg.stateDir, queue
 // sample keeps the rates of the lanes and the loads of the links up to date; it is called every few seconds.
 func (s *service) sample(now time.Time) {
 	s.rates.sample(laneCounters(s.queue.Stats().Lanes), now)
-	s.loads.sample(linkCounters(s.links), now)
+	s.loads.sample(linkCounters(s.now.Load().links), now)
 }
 
 // access is what the control socket can do with the queue.
@@ -79,7 +79,7 @@ func (s *service) access() queueAccess {
 func (s *service) queuePage() control.QueuePage {
 	page := queuePage(s.queue, s.queueDir())
 	page.Clock = s.cfg.clock.Synchrony()
-	trouble := map[string]string{}
+	known, trouble := s.now.Load(), map[string]string{}
 	for _, link := range s.pool.Stats() {
 		trouble[string(link.Identity)] = link.LastError
 	}
@@ -87,7 +87,7 @@ func (s *service) queuePage() control.QueuePage {
 		l := &page.Lanes[i]
 		l.In, l.Out = s.rates.of(l.Identity)
 		l.LastError = trouble[l.Identity]
-		if !s.knows(gateway.IdentityID(l.Identity)) && l.Entries > 0 {
+		if !known.knows(gateway.IdentityID(l.Identity)) && l.Entries > 0 {
 			l.LastError = notInMapping
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,7 @@ const (
 	beatEvery = 2 * time.Second
 	// stuckAfter is how long a loop may take to come by; a link's timeouts add to it.
 	stuckAfter = 60 * time.Second
-	// connectGrace is how long after the start an identity without a connection is nothing to report,
+	// connectGrace is how long after the start, or a reload, an identity without a connection is nothing to report,
 	// renewGrace how long at any time: a token's renewal takes a moment.
 	connectGrace = 30 * time.Second
 	renewGrace   = 10 * time.Second
@@ -76,7 +77,7 @@ func (p *probe) finding(now time.Time) (status.State, string) {
 type supervisor struct {
 	service *service
 	log     zerolog.Logger
-	probes  []*probe
+	probes  []*probe // beside those of the links
 	health  atomic.Pointer[status.Health]
 	full    bool // Run's: the queue was at its limit at the last look
 }
@@ -89,14 +90,6 @@ func newSupervisor(s *service, log zerolog.Logger) *supervisor {
 		// That the disk fails is no sign of death; the queue's health says it.
 		beat: func(ctx context.Context) error { _ = s.queue.Beat(ctx); return nil },
 	})
-	for i, link := range s.links {
-		config := s.cfg.plant.Links[i]
-		v.probes = append(v.probes, &probe{
-			name: "link " + config.Name, limit: stuckAfter + 4*config.Timeout,
-			// A read of nothing comes by the goroutine that owns the wire; an error of it is not about life.
-			beat: func(ctx context.Context) error { _, _ = link.Read(ctx, nil); return nil },
-		})
-	}
 	return v
 }
 
@@ -120,8 +113,8 @@ func (v *supervisor) Run(ctx context.Context) error {
 		p.last.Store(time.Now().UnixNano())
 		probes.Go(func() { p.run(ctx) })
 	}
-	v.notify(daemon.SdNotifyReady)
-	defer v.notify(daemon.SdNotifyStopping)
+	notify(v.log, daemon.SdNotifyReady)
+	defer notify(v.log, daemon.SdNotifyStopping)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -130,7 +123,7 @@ func (v *supervisor) Run(ctx context.Context) error {
 		v.tell(h)
 		v.tellFull(v.service.Status().Queue)
 		if h.State != status.Stuck {
-			v.notify(daemon.SdNotifyWatchdog)
+			notify(v.log, daemon.SdNotifyWatchdog)
 		}
 		select {
 		case <-tick.C:
@@ -153,7 +146,7 @@ func (v *supervisor) tell(h status.Health) {
 		}
 		event.Msg("the gateway is " + string(h.State))
 	}
-	v.notify("STATUS=" + statusLine(h, v.service.Status()))
+	notify(v.log, "STATUS="+statusLine(h, v.service.Status()))
 }
 
 // tellFull logs when the queue begins to drop or refuse at its limit, and when it does so no more: readings
@@ -180,6 +173,9 @@ func statusLine(h status.Health, page control.Status) string {
 		}
 	}
 	line := fmt.Sprintf("%s: %d of %d identities connected, %d waiting for the hub", h.State, connected, len(page.Identities), page.Queue.Entries)
+	if page.Loaded.Refused != "" {
+		line += "; the changed mapping was refused: " + strings.ReplaceAll(page.Loaded.Refused, "\n", " ")
+	}
 	if len(h.Reasons) > 0 {
 		line += "; " + strings.ReplaceAll(h.Reasons[0], "\n", " ")
 	}
@@ -187,9 +183,9 @@ func statusLine(h status.Health, page control.Status) string {
 }
 
 // notify tells systemd; without one it does nothing.
-func (v *supervisor) notify(state string) {
+func notify(log zerolog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		v.log.Warn().Err(err).Msg("systemd cannot be told")
+		log.Warn().Err(err).Msg("systemd cannot be told")
 	}
 }
 
@@ -202,7 +198,11 @@ func (v *supervisor) look(now time.Time) status.Health {
 			h.State = state
 		}
 	}
-	for _, p := range v.probes {
+	probes := slices.Clone(v.probes)
+	for _, p := range v.service.now.Load().links {
+		probes = append(probes, p.probe)
+	}
+	for _, p := range probes {
 		if state, reason := p.finding(now); state != status.Running {
 			add(state, reason)
 		}
@@ -214,7 +214,7 @@ func (v *supervisor) look(now time.Time) status.Health {
 	var apart, offline alike
 	for _, id := range page.Identities {
 		switch {
-		case !id.Connected && now.Sub(page.Started) > connectGrace && now.Sub(id.Since) > renewGrace:
+		case !id.Connected && now.Sub(page.Loaded.At) > connectGrace && now.Sub(id.Since) > renewGrace:
 			apart.add(orNothing(id.LastError), id.Identity)
 		case id.Connected && id.LastError != "":
 			add(status.Degraded, fmt.Sprintf("identity %s: %s", id.Identity, id.LastError))

@@ -7,6 +7,7 @@ type Status struct {
 	State      string           `json:"state"` // starting, running, degraded or stuck
 	Reasons    []string         `json:"reasons,omitempty"`
 	Mapping    string           `json:"mapping"` // path of mapping.yaml
+	Loaded     Loaded           `json:"loaded"`  // which state of it runs
 	Hub        string           `json:"hub"`     // name of the hub
 	PID        int              `json:"pid"`
 	Started    time.Time        `json:"started"`
