@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"cmp"
+	"strings"
 
 	yaml "go.yaml.in/yaml/v4"
 
@@ -129,7 +130,11 @@ func (d *draft) profileOf(s section, dev *device) *profile {
 	p := d.profile(name)
 	dev.profile, dev.partial = n, p == nil || len(p.points) == 0
 	if ok && p == nil {
-		n.complain("E071", "profile %s is not defined%s", quote(name), didYouMean(name, d.profileNames()))
+		remedy := didYouMean(name, d.profileNames())
+		if remedy == "" {
+			remedy = "; write it under profiles, or name one of " + strings.Join(d.profileNames(), ", ")
+		}
+		n.complain("E071", "profile %s is not defined%s", quote(name), remedy)
 	}
 	switch {
 	case p == nil:

@@ -165,11 +165,11 @@ func TestALineThatIsTooLongIsNotShown(t *testing.T) {
 	}
 }
 
-func TestSuggestionsAreOneOrTwoLettersAway(t *testing.T) {
+func TestSuggestionsAreOneOrTwoLettersAwayOrTheOnlyContinuation(t *testing.T) {
 	candidates := []string{"addressing", "order", "gap", "at", "eastron-sdm630"}
 	for word, want := range map[string]string{
 		"adressing": "addressing", "addresing": "addressing", "ordre": "order", "eastron-smd630": "eastron-sdm630",
-		"gab": "gap", "xyz": "", "addr": "", "drore": "", "": "", "a": "at", "zz": "",
+		"gab": "gap", "xyz": "", "addr": "addressing", "eastron": "eastron-sdm630", "GAP": "gap", "drore": "", "": "", "a": "at", "zz": "",
 	} {
 		if got := similar(word, candidates); got != want {
 			t.Errorf("%q: suggests %q, want %q", word, got, want)
@@ -268,5 +268,31 @@ func TestEachKeyOfTheExampleThatIsGivenTwiceIsOneFinding(t *testing.T) {
 	}
 	if tried < 100 {
 		t.Errorf("only %d keys tried", tried)
+	}
+}
+
+func TestAMistakeThatManyMakeIsAnsweredWithWhatToWrite(t *testing.T) {
+	const device = "devices:\n  d:\n    local: true\n    modbus: { tcp: \"h:502\", unit: 1, addressing: zero }\n    points:\n      p: { at: holding 1, type: int16, unit: Cel }\n"
+	for _, c := range []struct{ right, wrong, want string }{
+		{"at:", "register:", "did you mean at?"},
+		{"unit: 1,", "slave_id: 1,", "did you mean unit?"},
+		{"type:", "datatype:", "did you mean type?"},
+		{"unit: Cel", "scale: 0,01", "a decimal number is written with a point: 0.1"},
+		{"unit: Cel", "publish: change", "such as { on: change, "},
+		{"unit: Cel", "range: [1, 6]", "write 0..100"},
+		{"unit: Cel", "enum: [off, on]", "such as { 0: stopped, 1: running }"},
+		{"local: true", "local: true\n    profile: sdm", "name one of abb-acs580, "},
+		{"local: true", "identity: { device: d, sas_key: file:k }\n    messages: { write: p }", "such as [{ write: POINT, from: FIELD }]"},
+		{"tcp: \"h:502\"", "serial: /dev/ttyS1, baud: 9600, stop_bits: 1, parity: N", "did you mean none?"},
+	} {
+		text := strings.Replace(head+device, c.right, c.wrong, 1)
+		_, found := Parse("f", []byte(text))
+		said := ""
+		for _, f := range found {
+			said += f.Message + "\n"
+		}
+		if !strings.Contains(said, c.want) {
+			t.Errorf("%s: %q lacks %q", c.wrong, said, c.want)
+		}
 	}
 }

@@ -26,7 +26,11 @@ const longestNumber = 40 // characters
 func (n node) text() (string, bool) {
 	switch {
 	case n.yaml.Kind != yaml.ScalarNode:
-		n.complain("E007", "%s takes one value here, not a list or map", n.label)
+		remedy := ""
+		if n.label == "range" {
+			remedy = "; write 0..100"
+		}
+		n.complain("E007", "%s takes one value here, not a list or map%s", n.label, remedy)
 	case n.yaml.Style&yaml.TaggedStyle != 0:
 		n.complain("E007", "%s: YAML tags such as !!int have no meaning here; write the value alone", n.label)
 	case n.yaml.Value == "":
@@ -301,7 +305,11 @@ func (n node) ascending() (low, high float64, ok bool) {
 // items are the values of a list.
 func (n node) items() ([]node, bool) {
 	if n.yaml.Kind != yaml.SequenceNode {
-		n.complain("E007", "%s takes a list, such as [a, b]", n.label)
+		like := "[a, b]"
+		if n.label == "messages" {
+			like = "[{ write: POINT, from: FIELD }]"
+		}
+		n.complain("E007", "%s takes a list, such as %s", n.label, like)
 		return nil, false
 	}
 	if len(n.yaml.Content) == 0 {

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -43,7 +44,7 @@ type field struct {
 // are given. A key that is given twice is reported as code; the first one counts.
 func (n node) fields(code string) []field {
 	if n.yaml.Kind != yaml.MappingNode {
-		n.complain("E007", "%s must be a map of keys and values, such as { key: value }", n.label)
+		n.complain("E007", "%s must be a map of keys and values, such as %s", n.label, example(n.label))
 		return nil
 	}
 	return n.collect(code, 0)
@@ -147,6 +148,12 @@ func (f field) remedy(p place) (meant, text string) {
 	}
 	if meant = similar(f.name, p.keys()); meant != "" {
 		return meant, didYouMean(f.name, p.keys())
+	}
+	if meant = synonym(f.name); slices.Contains(p.keys(), meant) {
+		return meant, fmt.Sprintf(" (did you mean %s?)", meant)
+	}
+	if strings.Trim(f.name, "0123456789") == "" {
+		return "", "; a decimal number is written with a point: 0.1"
 	}
 	return "", "; known here: " + strings.Join(p.keys(), ", ")
 }
