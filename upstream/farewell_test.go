@@ -209,3 +209,50 @@ func TestAMessageThatComesDuringTheFarewellIsExecutedOnceAndAcknowledgedOrComesA
 		}
 	})
 }
+
+func TestAStopTakesNoLongerThanDrainingMayAlsoInTheMiddleOfARenewal(t *testing.T) {
+	for name, c := range map[string]struct {
+		silent   bool // nothing is acknowledged
+		unsuback time.Duration
+		renewing bool
+		most     time.Duration
+	}{
+		"all is well":                              {most: 2 * finishLook},
+		"no acknowledgements":                      {silent: true, most: DefaultDrainTimeout + 2*finishLook},
+		"the hub does not let go":                  {unsuback: time.Hour, most: DefaultDrainTimeout + 2*finishLook},
+		"a renewal waits for acknowledgements":     {silent: true, renewing: true, most: DefaultDrainTimeout + 2*finishLook},
+		"a renewal waits for the hub to let it go": {unsuback: time.Hour, renewing: true, most: DefaultDrainTimeout + 2*finishLook},
+		"a renewal waits, but not for long":        {unsuback: time.Second, renewing: true, most: time.Second + 2*finishLook},
+	} {
+		w := &worker{takes: time.Minute}
+		m := member("d", holdsFor("d", 20*time.Second))
+		lane := m.Lane.(*shelf)
+		bubble(t, Config{}, []Member{m}, w.handle, func(hub *pipeHub, pool *Pool) {
+			hub.set(func() { hub.silent, hub.unsuback = c.silent, c.unsuback })
+			s := pool.links[0].current.Load()
+			for c.renewing && s.sending.Err() == nil {
+				lane.put(1)
+				later(100 * time.Millisecond)
+			}
+			lane.put(1)
+			hub.call("1")
+			later(time.Second / 2)
+			if ended := s.sending.Err() != nil; ended != c.renewing || s.ctx.Err() != nil {
+				t.Fatalf("%s: sending has ended: %t; the connection: %v", name, ended, s.ctx.Err())
+			}
+			start := time.Now()
+			if err := pool.Remove(context.Background(), "d"); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > c.most {
+				t.Errorf("%s: the stop took %v, at most %v", name, took, c.most)
+			}
+			if end := hub.now().ended; len(end) == 0 || end[len(end)-1] != "DISCONNECT" {
+				t.Errorf("%s: ended by %v", name, end)
+			}
+			if w.began.Load() != int64(hub.answered(503)) {
+				t.Errorf("%s: %d commands began, %d were answered", name, w.began.Load(), hub.answered(503))
+			}
+		})
+	}
+}
