@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	mqtt "github.com/eclipse/paho.mqtt.golang"
-
 	"iothub-gateway/identity"
 )
 
@@ -37,8 +35,9 @@ type renewal struct {
 	turn  sync.Mutex      // held while looking
 	timer *time.Timer
 
-	leaving mqtt.Token // the UNSUBSCRIBE from methods; nil before it is sent
-	left    time.Time  // when it was sent
+	left  time.Time       // when methods were unsubscribed; zero before
+	heard <-chan struct{} // closed when the hub has confirmed it; nil before and after
+	gone  bool            // it has
 }
 
 // renew starts to look after the proof, until Stop.
@@ -105,18 +104,14 @@ func (r *renewal) look() {
 	r.s.stop(errRenew)
 }
 
-// leave asks the hub for no more commands, the first time, and tells whether it has answered, or had its time
-// to: who calls one from then on hears from the hub that the device is away, or waits for it (METH-11, METH-14).
-func (r *renewal) leave() (heard bool) {
-	if r.leaving == nil {
-		r.leaving, r.left = r.s.client.Unsubscribe(methodFilter), time.Now()
+// leave asks the hub for no more commands, the first time, and tells whether it has confirmed it, or had its
+// time to: who calls one from then on hears from the hub that the device is away, or waits for it (METH-11,
+// METH-14).
+func (r *renewal) leave() bool {
+	if r.left.IsZero() {
+		r.left, r.heard = time.Now(), r.s.client.Unsubscribe(methodFilter).Done()
 	}
-	select {
-	case <-r.leaving.Done():
-		return true
-	default:
-		return time.Since(r.left) > r.s.pool.cfg.DrainTimeout
-	}
+	return r.gone || time.Since(r.left) > r.s.pool.cfg.DrainTimeout
 }
 
 // replaced tells whether another proof is there than the connection was made with, or any if that is due. It
@@ -188,6 +183,8 @@ func (s *session) finish(reason error) error {
 	defer look.Stop()
 	for !s.finished() {
 		select {
+		case <-s.renewal.heard:
+			s.renewal.gone, s.renewal.heard = true, nil
 		case <-s.flight.room:
 		case <-look.C:
 		case <-limit.C:
