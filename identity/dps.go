@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	gateway "iothub-gateway"
@@ -43,6 +44,8 @@ type ProvisioningConfig struct {
 	// Life is how long a token holds.
 	Life  time.Duration
 	State gateway.State
+	// Pace is how often the service is asked, with the other devices that it provisions; nil: at any time.
+	Pace *Pace
 	// Dial opens a connection to the service called host.
 	Dial func(ctx context.Context, host string, proof *tls.Certificate) (*dial.Conn, error)
 }
@@ -53,6 +56,10 @@ type ProvisioningConfig struct {
 type Provisioned struct {
 	cfg ProvisioningConfig
 	key string // of State
+
+	mu     sync.Mutex  // guards the fields below
+	doubt  error       // of the last answer
+	unkept *assignment // the last answer, if State would not keep it; else nil
 }
 
 // NewProvisioned makes the credential.
@@ -71,25 +78,52 @@ type assignment struct {
 	Device       string `json:"device"`
 }
 
-// Login proves the device to the hub that it is assigned to. If the service does not answer as it should
-// and there is an older answer, that one is used, and Doubt says what was wrong. The error of a service
-// that does not believe who we are wraps ErrRefused; the Login then names the service as its Hub.
+// Hub is the hub that the device is assigned to; the service is asked if that is not known, or to be doubted.
+// If the service does not answer as it should and there is an older answer, that one stands, and Doubt of the
+// next Login says what was wrong. The error of a service that does not believe who we are wraps ErrRefused; Hub
+// is the service's name then.
+func (p *Provisioned) Hub(ctx context.Context, a Attempt) (string, error) {
+	known, some := p.recall()
+	if some && !askAgain(a) {
+		p.note(nil, nil)
+		return known.Hub, nil
+	}
+	fresh, err := p.register(ctx, a.Now)
+	switch {
+	case err == nil:
+		known = fresh
+		p.note(p.keep(ctx, fresh), &fresh)
+	case !some:
+		return p.cfg.Host, fmt.Errorf("identity %s: provisioning: %w", p.cfg.ID, err)
+	default:
+		p.note(fmt.Errorf("provisioning: %w", err), nil)
+	}
+	return known.Hub, nil
+}
+
+// note takes in what is to be doubted about the answer that stands; fresh is that, if it is new.
+func (p *Provisioned) note(doubt error, fresh *assignment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.doubt = doubt
+	switch {
+	case fresh != nil && doubt != nil:
+		p.unkept = fresh
+	case fresh != nil:
+		p.unkept = nil
+	}
+}
+
+// Login proves the device to the hub that it is assigned to, as Hub has found out.
 func (p *Provisioned) Login(ctx context.Context, a Attempt) (Login, error) {
 	known, some := p.recall()
-	var doubt error
-	if !some || askAgain(a) {
-		fresh, err := p.register(ctx, a.Now)
-		switch {
-		case err == nil:
-			known, doubt = fresh, p.keep(ctx, fresh)
-		case !some:
-			return Login{Hub: p.cfg.Host}, fmt.Errorf("identity %s: provisioning: %w", p.cfg.ID, err)
-		default:
-			doubt = fmt.Errorf("provisioning: %w", err)
-		}
+	if !some {
+		return Login{}, fmt.Errorf("identity %s: provisioning: it is not assigned to a hub yet", p.cfg.ID)
 	}
 	login, err := p.login(ctx, known, a)
-	login.Doubt = doubt
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	login.Doubt = p.doubt
 	return login, err
 }
 
@@ -112,6 +146,11 @@ func (p *Provisioned) keep(ctx context.Context, fresh assignment) error {
 
 // recall is the answer to the same question, if there was one.
 func (p *Provisioned) recall() (assignment, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unkept != nil {
+		return *p.unkept, true
+	}
 	var known assignment
 	text, ok := p.cfg.State.Get(p.key)
 	ok = ok && json.Unmarshal(text, &known) == nil && known.Scope == p.cfg.Scope && known.Registration == p.cfg.Registration

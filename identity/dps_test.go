@@ -46,6 +46,20 @@ func TestTheTokenOfARegistrationIsSignedAsTheVectorSays(t *testing.T) {
 	}
 }
 
+// prove finds out where the device belongs and proves it there.
+func prove(t *testing.T, p *Provisioned, a Attempt) (Login, error) {
+	t.Helper()
+	hub, err := p.Hub(t.Context(), a)
+	if err != nil {
+		return Login{Hub: hub}, err
+	}
+	login, err := p.Login(t.Context(), a)
+	if err == nil && login.Hub != hub {
+		t.Errorf("it belongs to %s, and the login is for %s", hub, login.Hub)
+	}
+	return login, err
+}
+
 // notes is a gateway.State in memory.
 type notes struct{ sync.Map }
 
@@ -155,7 +169,7 @@ func TestADeviceIsProvisionedByItsKeyItsGroupOrItsCertificateOverBothTransports(
 			"Grp-2":  {withKey(group.Attestation.SymmetricKey.PrimaryKey, true), "grp-2"},
 			"cert-3": {func(c *ProvisioningConfig) { c.Load = func() (tls.Certificate, error) { return pair, nil } }, "cert-3"},
 		} {
-			login, err := s.device(id, c.change).Login(t.Context(), first())
+			login, err := prove(t, s.device(id, c.change), first())
 			if err != nil {
 				t.Errorf("%s over WebSocket %t: %v", id, ws, err)
 				continue
@@ -176,26 +190,26 @@ func TestTheAnswerIsKeptAndAskedForAgainWhenTheHubDoesNotTakeTheDevice(t *testin
 	group := s.enroll(hubsim.Enrollment{EnrollmentGroupID: "all", Attestation: hubsim.Attestation{Type: "symmetricKey"}})
 	key := group.Attestation.SymmetricKey.PrimaryKey
 	for i := range 3 { // each a start of the gateway
-		if login, err := s.device("d", withKey(key, true)).Login(t.Context(), first()); err != nil || login.ClientID != "d" || s.asked != 1 {
+		if login, err := prove(t, s.device("d", withKey(key, true)), first()); err != nil || login.ClientID != "d" || s.asked != 1 {
 			t.Fatalf("start %d: %q, %v; asked %d times", i, login.ClientID, err, s.asked)
 		}
 	}
 	d := s.device("d", withKey(key, true))
 	for refused, want := range []int{1, 1, 1, 2, 2, 2, 3} {
-		if _, err := d.Login(t.Context(), Attempt{Now: time.Now(), Refused: refused, Failed: refused}); err != nil || s.asked != want {
+		if _, err := prove(t, d, Attempt{Now: time.Now(), Refused: refused, Failed: refused}); err != nil || s.asked != want {
 			t.Errorf("after %d refusals: asked %d times, want %d; %v", refused, s.asked, want, err)
 		}
 	}
-	if _, err := d.Login(t.Context(), Attempt{Now: time.Now(), Failed: failedBefore}); err != nil || s.asked != 4 {
+	if _, err := prove(t, d, Attempt{Now: time.Now(), Failed: failedBefore}); err != nil || s.asked != 4 {
 		t.Errorf("a hub that cannot be reached: asked %d times, %v", s.asked, err)
 	}
 	s.away = true
-	login, err := d.Login(t.Context(), Attempt{Now: time.Now(), Refused: 3, Failed: 3})
+	login, err := prove(t, d, Attempt{Now: time.Now(), Refused: 3, Failed: 3})
 	if err != nil || login.ClientID != "d" || login.Doubt == nil || !strings.Contains(login.Doubt.Error(), "no route to host") {
 		t.Errorf("the last answer does not stand while the service is away: %+v, %v", login, err)
 	}
 	other := s.device("d", func(c *ProvisioningConfig) { withKey(key, true)(c); c.Scope = "0neOTHER" })
-	if login, err := other.Login(t.Context(), first()); err == nil {
+	if login, err := prove(t, other, first()); err == nil {
 		t.Errorf("the answer of another scope was taken: %+v", login)
 	}
 }
@@ -209,12 +223,12 @@ func TestADeviceFollowsItsEnrolmentToAnotherHub(t *testing.T) {
 	e := hubsim.Enrollment{RegistrationID: "d", Attestation: hubsim.Attestation{Type: "symmetricKey"}, IotHubHostName: s.hub.AssignedName()}
 	e = s.enroll(e)
 	d := s.device("d", withKey(e.Attestation.SymmetricKey.PrimaryKey, false))
-	if login, err := d.Login(t.Context(), first()); err != nil || login.Hub != s.hub.AssignedName() {
+	if login, err := prove(t, d, first()); err != nil || login.Hub != s.hub.AssignedName() {
 		t.Fatalf("%+v, %v", login, err)
 	}
 	e.IotHubHostName = second.hub.AssignedName()
 	s.enroll(e)
-	login, err := d.Login(t.Context(), Attempt{Now: time.Now(), Refused: 3, Failed: 3})
+	login, err := prove(t, d, Attempt{Now: time.Now(), Refused: 3, Failed: 3})
 	if err != nil || login.Hub != second.hub.AssignedName() || !strings.HasPrefix(login.Username, "second.example/d/") {
 		t.Errorf("%+v, %v", login, err)
 	}
@@ -240,7 +254,7 @@ func TestWhatTheServiceRefusesIsSaid(t *testing.T) {
 			c.Load = func() (tls.Certificate, error) { pair.Leaf.NotAfter = time.Now().Add(-time.Hour); return pair, nil }
 		}, "ended on"},
 	} {
-		login, err := s.device(id, c.change).Login(t.Context(), first())
+		login, err := prove(t, s.device(id, c.change), first())
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), string(id)) {
 			t.Errorf("%s: %+v, %v; want %q", id, login, err, c.want)
 		}
@@ -249,7 +263,12 @@ func TestWhatTheServiceRefusesIsSaid(t *testing.T) {
 		}
 	}
 	s.hub.FailRegistrations("busy", 429, 2)
-	if _, err := s.device("busy", withKey(busy.Attestation.SymmetricKey.PrimaryKey, false)).Login(t.Context(), first()); err != nil {
+	pace := NewPace(ProvisioningRate)
+	late := s.device("busy", func(c *ProvisioningConfig) {
+		withKey(busy.Attestation.SymmetricKey.PrimaryKey, false)(c)
+		c.Pace = pace
+	})
+	if _, err := prove(t, late, first()); err != nil {
 		t.Errorf("a service that asks to come again: %v", err)
 	}
 }

@@ -31,6 +31,9 @@ const (
 
 // register asks the service where the device belongs, and waits for the answer (DPS-6 to DPS-11).
 func (p *Provisioned) register(ctx context.Context, now time.Time) (assignment, error) {
+	if err := p.cfg.Pace.wait(ctx); err != nil {
+		return assignment{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, provisioningWait)
 	defer cancel()
 	password, proof, err := p.prove(now)
@@ -41,7 +44,7 @@ func (p *Provisioned) register(ctx context.Context, now time.Time) (assignment, 
 	if err != nil {
 		return assignment{}, err
 	}
-	c := &registrar{conn: conn}
+	c := &registrar{conn: conn, pace: p.cfg.Pace}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	if err := c.connect(p.cfg, password); err != nil {
@@ -77,6 +80,7 @@ func (p *Provisioned) prove(now time.Time) (password Secret, proof *tls.Certific
 // registrar is one conversation with the service: question and answer, one after the other.
 type registrar struct {
 	conn *dial.Conn
+	pace *Pace
 	last int // request id
 }
 
@@ -140,7 +144,8 @@ func (c *registrar) assign(ctx context.Context, registration string) (registrati
 		switch {
 		case err != nil:
 			return registrationState{}, err
-		case about.status >= 429: // the same question again
+		case about.status >= 429: // the same question again; others wait with theirs
+			c.pace.busy(about.retry)
 		case about.status == 401:
 			return registrationState{}, fmt.Errorf("%w: %s (%d); %s", ErrRefused, reply.Message, reply.ErrorCode, compareEnrolment)
 		case about.status >= 300:

@@ -121,7 +121,7 @@ func (e *Edge) Credential(ttl time.Duration) (*SAS, error) {
 	if e.client == nil {
 		return NewSAS(e.Hub, e.ID, e.key, ttl)
 	}
-	return &SAS{host: e.Hub, id: e.ID, ttl: ttl, sign: func(ctx context.Context, resource string, expires time.Time) (Secret, uint64, error) {
+	return &SAS{fixed: fixed{e.Hub}, id: e.ID, ttl: ttl, sign: func(ctx context.Context, resource string, expires time.Time) (Secret, uint64, error) {
 		digest, err := e.digest(ctx, toSign(resource, expires))
 		return assemble(resource, expires, digest, ""), 0, err
 	}}, nil

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/tls"
 	"time"
 
@@ -56,6 +57,12 @@ func sameLeaf(a, b *tls.Certificate) bool {
 	}
 	return string(a.Certificate[0]) == string(b.Certificate[0])
 }
+
+// fixed is an identity that belongs to one hub for good.
+type fixed struct{ host string }
+
+// Hub is the hub's name.
+func (f fixed) Hub(context.Context, Attempt) (string, error) { return f.host, nil }
 
 // loginOf is the login of id at the hub called host, without its proof (CON-17 to CON-20).
 func loginOf(host string, id gateway.IdentityID) Login {

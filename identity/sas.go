@@ -17,7 +17,7 @@ import (
 
 // SAS is an identity that is proven by a token, made anew for each connection (SAS-1 to SAS-7).
 type SAS struct {
-	host  string
+	fixed
 	id    gateway.IdentityID
 	ttl   time.Duration
 	watch bool // somebody may replace the key
@@ -48,7 +48,7 @@ func NewSAS(host string, id gateway.IdentityID, key Secret, ttl time.Duration) (
 	if err != nil {
 		return nil, fmt.Errorf("identity %s: %w", id, err)
 	}
-	return &SAS{host: host, id: id, ttl: ttl, sign: func(_ context.Context, resource string, expires time.Time) (Secret, uint64, error) {
+	return &SAS{fixed: fixed{host}, id: id, ttl: ttl, sign: func(_ context.Context, resource string, expires time.Time) (Secret, uint64, error) {
 		return Token(resource, raw, expires, ""), 0, nil
 	}}, nil
 }
@@ -56,7 +56,7 @@ func NewSAS(host string, id gateway.IdentityID, key Secret, ttl time.Duration) (
 // NewKeySAS is NewSAS with a key that is read again for each connection, and now and then in between: one
 // that was exchanged needs no restart. Each token is about its identity alone.
 func NewKeySAS(host string, id gateway.IdentityID, key Key, ttl time.Duration) *SAS {
-	return &SAS{host: host, id: id, ttl: ttl, watch: true, sign: func(_ context.Context, resource string, expires time.Time) (Secret, uint64, error) {
+	return &SAS{fixed: fixed{host}, id: id, ttl: ttl, watch: true, sign: func(_ context.Context, resource string, expires time.Time) (Secret, uint64, error) {
 		text, err := key.Read()
 		if err != nil {
 			return Secret{}, 0, err

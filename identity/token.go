@@ -15,7 +15,7 @@ import (
 // ReadyToken is an identity that is proven by a token that somebody else signs and puts in its place
 // again before it ends: the gateway has no key.
 type ReadyToken struct {
-	host string
+	fixed
 	id   gateway.IdentityID
 	read func() (Secret, error)
 }
@@ -23,7 +23,7 @@ type ReadyToken struct {
 // NewReadyToken makes the credential of id on the hub called host. read is asked for each connection,
 // and now and then in between.
 func NewReadyToken(host string, id gateway.IdentityID, read func() (Secret, error)) *ReadyToken {
-	return &ReadyToken{host: host, id: id, read: read}
+	return &ReadyToken{fixed: fixed{host}, id: id, read: read}
 }
 
 // Login takes the token that is there now. Its error says that it is missing, about something else or

@@ -15,14 +15,14 @@ import (
 // X509 is an identity that is proven by a certificate (CON-29, CON-30), which is read for each
 // connection, and now and then in between: one that was exchanged needs no restart.
 type X509 struct {
-	host string
+	fixed
 	id   gateway.IdentityID
 	load func() (tls.Certificate, error)
 }
 
 // NewX509 makes the credential of id on the hub called host; load reads certificate and key.
 func NewX509(host string, id gateway.IdentityID, load func() (tls.Certificate, error)) *X509 {
-	return &X509{host: host, id: id, load: load}
+	return &X509{fixed: fixed{host}, id: id, load: load}
 }
 
 // Login takes the certificate that is there now. Its error says that it is missing, does not fit its

@@ -39,6 +39,7 @@ type pipeState struct {
 	rate     int           // bytes a second that it takes from a connection made from now on; 0: all at once
 	connects []time.Time
 	pings    []time.Time
+	twins    []time.Time // when they were asked for
 	users    []string
 	got      []string // bodies of telemetry
 	answers  []string // topics of answers to methods
@@ -144,6 +145,7 @@ func (h *pipeHub) answer(conn net.Conn, packet packets.ControlPacket) []packets.
 	case *packets.PublishPacket:
 		switch {
 		case strings.HasPrefix(p.TopicName, "$iothub/twin/GET/"):
+			h.twins = append(h.twins, time.Now())
 			_, rid, _ := strings.Cut(p.TopicName, ridMark)
 			twin := reply(packets.Publish).(*packets.PublishPacket)
 			twin.TopicName, twin.Payload = "$iothub/twin/res/200"+ridMark+rid, []byte(`{"desired":{"$version":1},"reported":{"$version":1}}`)
@@ -276,6 +278,8 @@ func member(id gateway.IdentityID, c Credential) Member {
 
 // proofs makes logins as a test says.
 type proofs func(identity.Attempt) (identity.Login, error)
+
+func (proofs) Hub(context.Context, identity.Attempt) (string, error) { return "h", nil }
 
 func (p proofs) Login(_ context.Context, a identity.Attempt) (identity.Login, error) { return p(a) }
 

@@ -71,7 +71,7 @@ func (st step) due(rule gateway.Desired, was *outcomeOf, hash string) bool {
 // their turn meanwhile.
 func (s *session) readTwin() {
 	for tries := 0; s.ctx.Err() == nil; tries++ {
-		if s.pool.twinPace.Wait(s.ctx) != nil {
+		if s.hub.twinPace.Wait(s.ctx) != nil {
 			return
 		}
 		answer, err := s.ask(twinGet, nil)

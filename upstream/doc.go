@@ -7,8 +7,8 @@
 //   - An entry is acknowledged to the queue only after the hub's PUBACK on the connection that sent
 //     it, and only when everything before it has been acknowledged too.
 //   - One identity's trouble never delays another's: each has its own connection, window and backoff;
-//     all they share is the pace at which connections are opened and, if the operator limits it, the
-//     rate at which messages are sent, which they take turns in.
+//     all that identities of one hub share is what that hub takes, and all identities, if the operator limits
+//     it, the rate at which messages are sent. They take turns in both. A hub in trouble slows no other.
 //   - A direct method is answered on the connection it came on, or not at all.
 //   - A cloud-to-device message is executed at most once, also across restarts, and acknowledged once its
 //     outcome is known and noted, in the order of arrival, within 45 s.

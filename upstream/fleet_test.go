@@ -200,7 +200,7 @@ func (f *fleet) within(most time.Duration, what string, check func() bool) time.
 			for _, l := range f.pool.Stats() {
 				states[l.State]++
 			}
-			f.t.Fatalf("%s: not within %v; %v, %+v", what, most, states, f.pool.Hub())
+			f.t.Fatalf("%s: not within %v; %v, %+v", what, most, states, f.pool.Hubs())
 		}
 	}
 	return time.Since(start)

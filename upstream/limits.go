@@ -4,11 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
 
-// Limits are what an IoT Hub takes from all its devices together. The zero Limits are not known.
+// Limits are what one IoT Hub takes from all its devices together. The zero Limits are not known.
 type Limits struct {
 	Connects    float64 // connections a second (THR-2)
 	Sends       float64 // messages a second (THR-3)
@@ -49,16 +50,12 @@ func (l Limits) within(cfg *Config) {
 		setDefault(&cfg.ConnectRate, l.Connects)
 		cfg.ConnectRate = min(cfg.ConnectRate, l.Connects)
 	}
-	if l.Sends > 0 {
-		setDefault(&cfg.DrainRate, l.Sends)
-		cfg.DrainRate = min(cfg.DrainRate, l.Sends)
-	}
 	if l.TwinUpdates > 0 {
 		cfg.TwinRate = min(cfg.TwinRate, l.TwinUpdates)
 	}
 }
 
-// Quota is how far the messages of this pool have used up the hub's daily quota. What others send to the
+// Quota is how far the messages of this pool have used up one hub's daily quota. What others send to the
 // hub is not in it.
 type Quota struct {
 	Limit, Used int64
@@ -67,13 +64,14 @@ type Quota struct {
 }
 
 const (
-	quotaKey  = "upstream/quota"
+	quotaKey  = "upstream/quota/" // before the hub's name
 	quotaSave = 10 * time.Minute
 	paceSpan  = 30 * time.Minute // the pace is taken from the last one to two of these
 )
 
-// quota counts messages as the hub does (THR-14); a nil one counts nothing.
+// quota counts messages as their hub does (THR-14); a nil one counts nothing.
 type quota struct {
+	hub   string
 	limit int64
 	step  int
 
@@ -92,11 +90,11 @@ type span struct {
 	used int64
 }
 
-func newQuota(l Limits) *quota {
+func newQuota(hub string, l Limits) *quota {
 	if l.Daily <= 0 {
 		return nil
 	}
-	return &quota{limit: l.Daily, step: max(1, l.Meter)}
+	return &quota{hub: strings.ToLower(hub), limit: l.Daily, step: max(1, l.Meter)}
 }
 
 // count takes a message of size bytes in.
@@ -149,13 +147,12 @@ func (q *quota) outlook(now time.Time) Quota {
 	return o
 }
 
-// watchQuota keeps the count over restarts, and says ahead, once a day, that the quota will not do.
-func (p *Pool) watchQuota(ctx context.Context) {
-	q := p.quota
+// watch keeps the count over restarts, and says ahead, once a day, that the quota will not do.
+func (q *quota) watch(ctx context.Context, cfg *Config) {
 	if q == nil {
 		return
 	}
-	q.recall(p)
+	q.recall(cfg)
 	look := time.NewTicker(time.Minute)
 	defer look.Stop()
 	saved := time.Now()
@@ -163,16 +160,16 @@ func (p *Pool) watchQuota(ctx context.Context) {
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			q.save(p)
+			q.save(cfg)
 			return
 		}
-		now := p.cfg.Now()
+		now := cfg.Now()
 		if o := q.outlook(now); !o.Ends.IsZero() && q.tells(now) {
-			p.cfg.Log.Warn().Int64("used", o.Used).Int64("limit", o.Limit).Time("used_up", o.Ends).
+			cfg.Log.Warn().Str("hub", q.hub).Int64("used", o.Used).Int64("limit", o.Limit).Time("used_up", o.Ends).
 				Msg("the hub's daily quota will be used up before midnight UTC at this pace: then it takes no message until midnight; send less (publish, deadband, batch) or add units")
 		}
 		if time.Since(saved) >= quotaSave {
-			q.save(p)
+			q.save(cfg)
 			saved = time.Now()
 		}
 	}
@@ -191,30 +188,30 @@ func (q *quota) tells(now time.Time) bool {
 }
 
 // recall takes up the count of a former run of today.
-func (q *quota) recall(p *Pool) {
-	if p.cfg.State == nil {
+func (q *quota) recall(cfg *Config) {
+	if cfg.State == nil {
 		return
 	}
 	var kept day
-	if value, ok := p.cfg.State.Get(quotaKey); !ok || json.Unmarshal(value, &kept) != nil {
+	if value, ok := cfg.State.Get(quotaKey + q.hub); !ok || json.Unmarshal(value, &kept) != nil {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.turn(p.cfg.Now()); kept.Day == q.used.Day {
+	if q.turn(cfg.Now()); kept.Day == q.used.Day {
 		q.used.Used += kept.Used
 	}
 }
 
 // save keeps the count for the next run. One that cannot be kept is not worth more than a word.
-func (q *quota) save(p *Pool) {
-	if p.cfg.State == nil {
+func (q *quota) save(cfg *Config) {
+	if cfg.State == nil {
 		return
 	}
 	q.mu.Lock()
 	value, _ := json.Marshal(q.used) // nothing in it can fail
 	q.mu.Unlock()
-	if err := p.cfg.State.Put(context.Background(), quotaKey, value); err != nil {
-		p.cfg.Log.Warn().Err(err).Msg("how much of the hub's daily quota is used is not kept over a restart")
+	if err := cfg.State.Put(context.Background(), quotaKey+q.hub, value); err != nil {
+		cfg.Log.Warn().Err(err).Msg("how much of the hub's daily quota is used is not kept over a restart")
 	}
 }

@@ -42,9 +42,9 @@ func TestRatesStayBelowTheLimitsOfTheHub(t *testing.T) {
 	small, _ := TierLimits("S1", 1)
 	for _, c := range []struct{ cfg, want Config }{
 		{Config{}, Config{ConnectRate: DefaultConnectRate, TwinRate: DefaultTwinRate}},
-		{Config{Limits: small}, Config{ConnectRate: 100, DrainRate: 100, TwinRate: DefaultTwinRate}},
+		{Config{Limits: small}, Config{ConnectRate: 100, TwinRate: DefaultTwinRate}},
 		{Config{Limits: small, ConnectRate: 30, DrainRate: 7}, Config{ConnectRate: 30, DrainRate: 7, TwinRate: DefaultTwinRate}},
-		{Config{Limits: small, ConnectRate: 3000, DrainRate: 700, TwinRate: 500}, Config{ConnectRate: 100, DrainRate: 100, TwinRate: 50}},
+		{Config{Limits: small, ConnectRate: 3000, DrainRate: 700, TwinRate: 500}, Config{ConnectRate: 100, DrainRate: 700, TwinRate: 50}},
 	} {
 		got := NewPool(c.cfg, nil, nil).cfg
 		if got.ConnectRate != c.want.ConnectRate || got.DrainRate != c.want.DrainRate || got.TwinRate != c.want.TwinRate {
@@ -54,7 +54,7 @@ func TestRatesStayBelowTheLimitsOfTheHub(t *testing.T) {
 }
 
 func TestTheQuotaIsCountedInStepsAndAnewEachDay(t *testing.T) {
-	q := newQuota(Limits{Daily: 100, Meter: 512})
+	q := newQuota("h", Limits{Daily: 100, Meter: 512})
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	for size, steps := range map[int]int64{0: 1, 1: 1, 512: 1, 513: 2, 5120: 10} {
 		before := q.outlook(noon).Used
@@ -76,7 +76,7 @@ func TestTheQuotaIsCountedInStepsAndAnewEachDay(t *testing.T) {
 func TestTheEndOfTheQuotaIsSeenAhead(t *testing.T) {
 	start := time.Date(2026, 11, 26, 6, 0, 0, 0, time.UTC)
 	play := func(perHour int, d time.Duration) (q *quota, now time.Time) {
-		q = newQuota(Limits{Daily: 1000, Meter: 4096})
+		q = newQuota("h", Limits{Daily: 1000, Meter: 4096})
 		for now = start; now.Before(start.Add(d)); now = now.Add(time.Hour / time.Duration(perHour)) {
 			q.count(100, now)
 		}
@@ -125,13 +125,13 @@ func TestTheQuotaOfADayIsKeptOverARestart(t *testing.T) {
 		p := NewPool(cfg, nil, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		for range messages {
-			p.quota.count(1, now)
+			p.hub("h").quota.count(1, now)
 		}
 		cancel()
 		if err := p.Run(ctx); err != nil {
 			t.Fatal(err)
 		}
-		return p.Hub().Quota.Used
+		return p.Hubs()[0].Quota.Used
 	}
 	for _, want := range []int64{10, 20, 30} {
 		if used := run(10); used != want {

@@ -48,6 +48,7 @@ type link struct {
 
 	history   history        // keep's
 	suspicion suspicion      // keep's
+	last      *hub           // keep's: which it approached last
 	refusals  int            // keep's: of credentials in a row, for the next attempt
 	failures  int            // keep's: attempts in a row that ended without a connection
 	work      sync.WaitGroup // commands and turns in work
@@ -74,11 +75,11 @@ type link struct {
 // keep holds the connection up until ctx ends. When to try again is decided in retry.go.
 func (l *link) keep(ctx context.Context) {
 	for {
-		place, err := l.pool.pace.begin(ctx)
-		if err != nil {
-			return
+		var s *session
+		h, place, e := l.approach(ctx)
+		if e == nil {
+			s, e = l.enter(ctx, h, place)
 		}
-		s, e := l.enter(ctx, place)
 		if s != nil {
 			e = s.deliver()
 		}

@@ -8,8 +8,8 @@ import (
 
 const (
 	paceWindow = time.Second
-	// slowAttempt is how long an attempt may hold its place: one that takes longer, at the pace of a
-	// service that was asked for a login, does not keep others from beginning theirs.
+	// slowAttempt is how long an attempt may hold its place: one that takes longer does not keep
+	// others from beginning theirs.
 	slowAttempt = 5 * time.Second
 	// unreachableAfter is how many attempts in a row fail to reach the hub until only one at a time looks
 	// whether it is back, at most probeMost apart.
@@ -30,7 +30,7 @@ const (
 	given              // up, because it was no longer wanted
 )
 
-// pacer says when connections may be opened, over all identities. No second, wherever it begins, sees more
+// pacer says when connections to one hub may be opened, over all its identities. No second, wherever it begins, sees more
 // attempts than the rate, neither here nor at the hub: an attempt counts from its beginning until one
 // second after its answer, so that it does not matter how long any of its packets travels. A slow network
 // therefore connects more slowly than the rate.

@@ -22,7 +22,7 @@ func (s *session) say(topic string, body []byte) error {
 	}
 	b := appendLength(append(make([]byte, 0, 8+len(topic)+len(body)), publishQoS0), 2+len(topic)+len(body))
 	b = append(binary.BigEndian.AppendUint16(b, uint16(len(topic))), topic...)
-	s.pool.quota.count(len(body), s.pool.cfg.Now())
+	s.hub.quota.count(len(body), s.pool.cfg.Now())
 	_, err := s.conn.Write(append(b, body...))
 	return err
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/time/rate"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
@@ -38,11 +37,11 @@ type Config struct {
 	ServerTime func(ctx context.Context, of identity.Login) (time.Time, error)
 	// Now is this machine's clock; nil: time.Now.
 	Now func() time.Time
-	// Limits are the hub's. Rates stay below them; without them ConnectRate is DefaultConnectRate.
+	// Limits are those of each hub. Rates stay below them; without them ConnectRate is DefaultConnectRate.
 	Limits Limits
 	// Window is how many messages of one identity may be in flight.
 	Window int
-	// ConnectRate is how many connections are opened per second at most, over all identities.
+	// ConnectRate is how many connections are opened per second at most, over all identities of a hub.
 	ConnectRate float64
 	// AckTimeout is how long one message may wait for its PUBACK before the connection counts as dead.
 	AckTimeout time.Duration
@@ -54,12 +53,13 @@ type Config struct {
 	// RetryMost is how far the pause between attempts to connect grows; three times as far after the
 	// hub refused the credentials.
 	RetryMost time.Duration
-	// DrainRate is how many messages a second are sent over all identities; 0: as many as the hub takes.
+	// DrainRate is how many messages a second are sent over all identities, to whichever hub: what the line to
+	// the site bears. 0: as many as each hub takes.
 	DrainRate float64
 	// LiveShare, 0 to 1, is the part of DrainRate that belongs to identities whose next message is
 	// younger than 10 s; the rest is for backlogs. What one of them does not need is the other's.
 	LiveShare float64
-	// TwinRate is how many requests about twins are made per second, over all identities.
+	// TwinRate is how many requests about twins are made per second, over all identities of a hub.
 	TwinRate float64
 	// ReportEvery is the least time between two patches of the reported properties of one identity.
 	ReportEvery time.Duration
@@ -76,8 +76,11 @@ type Config struct {
 
 // Credential proves an identity for one connection.
 type Credential interface {
-	// Login makes what the next connection proves itself with. It may ask a service for it; ctx bounds
-	// that. An error is retried like a connection that failed.
+	// Hub is the name of the hub that the identity belongs to now. It may ask a service for it; ctx bounds that.
+	// An error is retried like a connection that failed; with one, Hub is the name of the service if it has one.
+	Hub(ctx context.Context, a identity.Attempt) (string, error)
+	// Login makes what the next connection to that hub proves itself with; ctx bounds it. An error is retried
+	// like a connection that failed.
 	Login(ctx context.Context, a identity.Attempt) (identity.Login, error)
 }
 
@@ -111,18 +114,16 @@ type Member struct {
 
 // Pool keeps one connection per member.
 type Pool struct {
-	cfg      Config
-	clocks   *hubClocks
-	pace     *pacer
-	twinPace *rate.Limiter // what requests about twins wait for
-	shaper   *shaper
-	quota    *quota // nil if the hub's is not known
-	handle   func(context.Context, gateway.Command) gateway.Reply
+	cfg    Config
+	clocks *hubClocks
+	shaper *shaper // over all hubs
+	handle func(context.Context, gateway.Command) gateway.Reply
 
 	mu      sync.Mutex // guards the fields below
 	links   []*link
+	hubs    map[string]*hub // by name in lower case
 	ctx     context.Context // Run's; nil before
-	running sync.WaitGroup  // one for each link that runs; Add only while ctx has not ended
+	running sync.WaitGroup  // one for each link that runs, and each hub; Add only while ctx has not ended, or by a link
 }
 
 // NewPool makes the pool of members. handle carries out direct methods and answers them; it is called
@@ -140,8 +141,7 @@ func NewPool(cfg Config, members []Member, handle func(context.Context, gateway.
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), pace: newPacer(cfg.ConnectRate, rand.Float64),
-		twinPace: rate.NewLimiter(rate.Limit(cfg.TwinRate), int(cfg.TwinRate)), shaper: newShaper(cfg.DrainRate, cfg.LiveShare), quota: newQuota(cfg.Limits)}
+	p := &Pool{cfg: cfg, handle: handle, clocks: newHubClocks(cfg), shaper: newShaper(cfg.DrainRate, cfg.LiveShare), hubs: map[string]*hub{}}
 	for _, m := range members {
 		p.links = append(p.links, p.link(m))
 	}
@@ -176,9 +176,11 @@ func setDefault[T comparable](field *T, value T) {
 func (p *Pool) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { p.shaper.run(ctx) })
-	beside.Go(func() { p.watchQuota(ctx) })
 	p.mu.Lock()
 	p.ctx = ctx
+	for _, h := range p.hubs {
+		p.running.Go(func() { h.run(ctx, &p.cfg) })
+	}
 	for _, l := range p.links {
 		p.start(l)
 	}
@@ -256,22 +258,6 @@ func (p *Pool) Remove(ctx context.Context, id gateway.IdentityID) error {
 	case <-ctx.Done():
 		return fmt.Errorf("upstream: removing %s: %w", id, ctx.Err())
 	}
-}
-
-// HubStats says how the hub does, as far as the pool knows.
-type HubStats struct {
-	// Reachable tells whether the last attempts to connect reached it.
-	Reachable bool
-	// ConnectRate is how many connections a second are opened at most now: less than configured while the
-	// hub is busy.
-	ConnectRate float64
-	// Quota is zero if the hub's is not known.
-	Quota Quota
-}
-
-// Hub is a snapshot of what is not about a single member.
-func (p *Pool) Hub() HubStats {
-	return HubStats{Reachable: p.pace.reachable(), ConnectRate: p.pace.pace(), Quota: p.quota.outlook(p.cfg.Now())}
 }
 
 // Stats is a snapshot of every member, in the order in which they were given.

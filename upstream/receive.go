@@ -17,7 +17,7 @@ const mostRefusals = 256
 // goroutines that the link owns. A cloud-to-device message is acknowledged once it is executed.
 func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
 	if !strings.HasPrefix(m.Topic(), twinAnswers) { // counted with the request
-		s.pool.quota.count(len(m.Payload()), s.pool.cfg.Now())
+		s.hub.quota.count(len(m.Payload()), s.pool.cfg.Now())
 	}
 	if bag, ok := s.letterOf(m.Topic()); ok {
 		s.takeLetter(m, bag)

@@ -62,7 +62,7 @@ func (s *session) flushReports() {
 func (s *session) sendReports() {
 	for tries, most := 0, allPaths; s.ctx.Err() == nil; {
 		patch, said := s.reported.next(most)
-		if patch == nil || s.pool.twinPace.Wait(s.ctx) != nil {
+		if patch == nil || s.hub.twinPace.Wait(s.ctx) != nil {
 			return
 		}
 		answer, err := s.ask(twinPatch, patch)

@@ -72,15 +72,22 @@ func (s *session) room() int {
 // sendAll publishes entries as their turn comes; false if ctx ended or the connection is lost.
 func (s *session) sendAll(ctx context.Context, out *outgoing, entries []buffer.Entry) bool {
 	for len(entries) > 0 {
-		n := s.pool.shaper.take(ctx, classOf(entries[0].Telemetry.Created, time.Now()), len(entries))
-		if n == 0 {
+		class := classOf(entries[0].Telemetry.Created, time.Now())
+		theirs := s.hub.shaper.take(ctx, class, len(entries))
+		if theirs == 0 {
 			return false
 		}
-		if err := s.publish(out, entries[:n]); err != nil {
-			s.lose(fmt.Errorf("publishing: %w", err))
-			return false
+		for theirs > 0 { // the hub takes them now; the line has its turns too
+			n := s.pool.shaper.take(ctx, class, theirs)
+			if n == 0 {
+				return false
+			}
+			if err := s.publish(out, entries[:n]); err != nil {
+				s.lose(fmt.Errorf("publishing: %w", err))
+				return false
+			}
+			entries, theirs = entries[n:], theirs-n
 		}
-		entries = entries[n:]
 	}
 	return true
 }
@@ -125,7 +132,7 @@ func (s *session) append(out *outgoing, m message) {
 	s.largest.Store(max(s.largest.Load(), int64(len(m.telemetry.Body))))
 	out.topic = appendMessageTopic(out.topic[:0], s.events, m.id, m.telemetry)
 	out.packets = appendPublish(out.packets, out.topic, id, m.telemetry.Body)
-	s.pool.quota.count(len(out.topic)-len(s.events)+len(m.telemetry.Body), s.pool.cfg.Now())
+	s.hub.quota.count(len(out.topic)-len(s.events)+len(m.telemetry.Body), s.pool.cfg.Now())
 }
 
 // acknowledge releases the queue's entry that a PUBACK is about. It is called on the goroutine that

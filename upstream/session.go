@@ -55,6 +55,7 @@ func (e *refusedError) credentials() bool {
 // session is one connection of one identity, from CONNECT to its loss.
 type session struct {
 	*link
+	hub    *hub
 	client mqtt.Client
 	conn   *dial.Conn
 	login  identity.Login // what the connection proved itself with
@@ -100,9 +101,9 @@ func (noStore) Put(string, packets.ControlPacket) {}
 func (noStore) Get(string) packets.ControlPacket  { return nil }
 func (noStore) All() []string                     { return nil }
 
-// enter makes a connection; without one it says how the attempt ended.
-func (l *link) enter(ctx context.Context, place *attempt) (*session, *ending) {
-	s := &session{link: l, commands: ctx, flight: newFlight(), window: l.pool.cfg.Window}
+// enter makes a connection to h, in its place there; without one it says how the attempt ended.
+func (l *link) enter(ctx context.Context, h *hub, place *attempt) (*session, *ending) {
+	s := &session{link: l, hub: h, commands: ctx, flight: newFlight(), window: l.pool.cfg.Window}
 	s.sending, s.stop = context.WithCancelCause(ctx)
 	var lost context.CancelCauseFunc
 	s.ctx, lost = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -113,8 +114,8 @@ func (l *link) enter(ctx context.Context, place *attempt) (*session, *ending) {
 	}
 	if err := s.open(ctx, place); err != nil {
 		s.lose(nil)
-		away := !l.pool.pace.reachable()
-		return nil, &ending{err: l.failed(ctx, s.login, err), away: away, missed: l.pool.pace.unreached(), proof: replaceable(s.login)}
+		away := !h.pace.reachable()
+		return nil, &ending{err: l.failed(ctx, s.login, err), away: away, missed: h.pace.unreached(), proof: replaceable(s.login)}
 	}
 	l.refusals, l.failures = 0, 0
 	l.noteConnected(s.login)
@@ -141,7 +142,7 @@ func (s *session) begin() {
 // end finishes what is under way, disconnects, and draws the conclusions.
 func (s *session) end() *ending {
 	s.renewal.Stop()
-	e := &ending{err: context.Cause(s.ctx), missed: s.pool.pace.unreached()}
+	e := &ending{err: context.Cause(s.ctx), missed: s.hub.pace.unreached()}
 	if e.err == nil {
 		e.err = s.finish(context.Cause(s.sending))
 	}
@@ -182,12 +183,12 @@ func (s *session) open(ctx context.Context, place *attempt) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer s.pool.pace.end(place, refused) // unless connect says otherwise
-		if s.login, err = s.member.Credential.Login(ctx, identity.Attempt{Now: s.pool.cfg.Now(), Refused: s.refusals, Failed: s.failures}); err == nil {
+		defer s.hub.pace.end(place, refused) // unless connect says otherwise
+		if s.login, err = s.member.Credential.Login(ctx, s.attempt()); err == nil {
 			known := gateway.IdentityID(s.login.ClientID)
 			s.events, s.letterTopic = eventsTopic(known), cloudTopic(known)
 			err = s.connect(ctx)
-			s.pool.pace.end(place, resultOf(err, ctx))
+			s.hub.pace.end(place, resultOf(err, ctx))
 		}
 		if err == nil {
 			err = s.subscribeAll(ctx)

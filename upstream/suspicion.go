@@ -52,6 +52,9 @@ func (s *suspicion) lost(inFlight []uint64, canary bool) {
 	}
 }
 
+// moved takes in that the identity belongs to another hub now: what the last one did is no evidence there.
+func (s *suspicion) moved() { s.alone, s.losses, s.proven, s.most = 0, 0, 0, 0 }
+
 // suspects tells whether one entry has been alone in flight when a connection ended.
 func (s *suspicion) suspects(inFlight []uint64) bool {
 	return len(inFlight) == 1 && inFlight[0] != canarySeq && inFlight[0] == s.alone
@@ -134,7 +137,7 @@ func (s *session) publishCanary(ctx context.Context, out *outgoing, before *buff
 		t.Body = []byte("[]") // as all messages are then
 	}
 	id := fmt.Sprintf("%s-canary-%d-%d", before.Queue, before.Seq, s.canaries)
-	if s.pool.shaper.take(ctx, live, 1) == 0 {
+	if s.hub.shaper.take(ctx, live, 1) == 0 || s.pool.shaper.take(ctx, live, 1) == 0 {
 		return
 	}
 	s.append(out, message{canarySeq, id, &t})

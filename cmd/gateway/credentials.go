@@ -54,7 +54,7 @@ type proof struct {
 func (s *service) provisioned(by mapping.Provisioning, id mapping.Identity, p proof) upstream.Credential {
 	cfg := identity.ProvisioningConfig{
 		ID: id.ID, Host: cmp.Or(by.Host, identity.ProvisioningHost), Scope: by.Scope, Registration: id.Registration,
-		Life: tokenLife, State: s.state, Dial: s.way.toService,
+		Life: tokenLife, State: s.state, Pace: s.way.pace, Dial: s.way.toService,
 	}
 	if id.Kind == mapping.Certificate {
 		cfg.Load = p.load

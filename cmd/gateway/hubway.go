@@ -32,6 +32,8 @@ type hubWay struct {
 	// roots are whom to trust; nil means the system's, or those of IoT Edge inside of it.
 	roots *x509.CertPool
 	proxy *dial.Proxy // nil: none
+	// pace is how often the mapping's provisioning service is asked.
+	pace *identity.Pace
 	// address is host:port of the server called host, for simulators on ports of their own; "" or nil: the
 	// host's usual port.
 	address func(host string, port int) string
@@ -40,7 +42,7 @@ type hubWay struct {
 // newHubWay reads what the mapping says, and what the environment does inside of IoT Edge.
 func newHubWay(cfg serviceConfig) (*hubWay, error) {
 	hub := cfg.plant.Hub
-	w := &hubWay{hub: hub, roots: cfg.roots, address: cfg.address}
+	w := &hubWay{hub: hub, roots: cfg.roots, address: cfg.address, pace: identity.NewPace(identity.ProvisioningRate)}
 	if p := hub.Proxy; p != nil {
 		w.proxy = &dial.Proxy{Address: p.Address}
 		if p.User != "" {

@@ -302,6 +302,9 @@ func TestALaneFollowsItsIdentityToAnotherHub(t *testing.T) {
 	if proof := g.Status().Identities[0].Proof; !strings.Contains(proof, "at second.example") {
 		t.Errorf("the status says %q", proof)
 	}
+	if hubs := g.Status().Hubs; len(hubs) != 2 || hubs[1].Hub != "second.example" || !hubs[1].Reachable {
+		t.Errorf("the status knows the hubs %+v", hubs)
+	}
 }
 
 func TestAnExchangedCertificateIsTakenUpWithoutARestart(t *testing.T) {

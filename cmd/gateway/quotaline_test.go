@@ -18,8 +18,20 @@ func TestTheQuotaLineSaysWhatIsUsedAndWhenItEnds(t *testing.T) {
 		{control.QuotaStatus{Limit: 400_000, Used: 300_000, UsedUp: end}, "at 19:40 UTC", "midnight"},
 		{control.QuotaStatus{Limit: 8000, Used: 8000, UsedUp: end}, "no more until midnight", "19:40"},
 	} {
-		if line := quotaLine(c.quota); !strings.Contains(line, c.has) || strings.Contains(line, c.lack) {
+		if line := quotaLine("plant7.azure-devices.net", c.quota); !strings.Contains(line, "plant7.azure-devices.net") || !strings.Contains(line, c.has) || strings.Contains(line, c.lack) {
 			t.Errorf("%+v: %s", c.quota, line)
 		}
+	}
+}
+
+func TestTheStatusSaysWhichHubIsInTroubleAndNothingOfTheOthers(t *testing.T) {
+	lines := hubLines([]control.HubStatus{
+		{Hub: "a.example", Reachable: true, Connects: 20},
+		{Hub: "b.example", Connects: 20},
+		{Hub: "c.example", Reachable: true, Busy: true, Connects: 2.5, Quota: &control.QuotaStatus{Limit: 8000, Used: 7}},
+	})
+	if len(lines) != 3 || !strings.Contains(lines[0], "hub b.example cannot be reached") ||
+		!strings.Contains(lines[1], "hub c.example is busy: 2.5 connections a second") || !strings.Contains(lines[2], "7 of the 8,000 messages that c.example takes") {
+		t.Errorf("%q", lines)
 	}
 }

@@ -214,8 +214,8 @@ func (s *service) Status() control.Status {
 		Queue: queueStatus(s.queue, queue, s.queueDir()),
 	}
 	page.Queue.Clock = s.cfg.clock.Synchrony()
-	if q := s.pool.Hub().Quota; q.Limit > 0 {
-		page.Quota = &control.QuotaStatus{Limit: q.Limit, Used: q.Used, UsedUp: q.Ends}
+	for _, hub := range s.pool.Hubs() {
+		page.Hubs = append(page.Hubs, hubStatus(hub))
 	}
 	for _, link := range s.pool.Stats() {
 		lane := queue.Lanes[link.Identity]
@@ -245,6 +245,15 @@ func (s *service) Status() control.Status {
 		page.Links = append(page.Links, s.linkStatus(stats.Link))
 	}
 	return page
+}
+
+// hubStatus is how a hub does.
+func hubStatus(h upstream.HubStats) control.HubStatus {
+	row := control.HubStatus{Hub: h.Name, Reachable: h.Reachable, Busy: h.Busy, Connects: h.ConnectRate}
+	if q := h.Quota; q.Limit > 0 {
+		row.Quota = &control.QuotaStatus{Limit: q.Limit, Used: q.Used, UsedUp: q.Ends}
+	}
+	return row
 }
 
 // linkStatus is the row of a link.

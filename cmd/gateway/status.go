@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,12 +79,28 @@ func well(page control.Status) bool {
 	return true
 }
 
-// quotaLine says how the hub's daily quota will do.
-func quotaLine(q control.QuotaStatus) string {
-	line := fmt.Sprintf("quota: this gateway has sent %s of the %s messages that the hub takes a day", humanize.Comma(q.Used), humanize.Comma(q.Limit))
+// hubLines say what is worth knowing of the hubs.
+func hubLines(hubs []control.HubStatus) (lines []string) {
+	for _, h := range hubs {
+		switch {
+		case !h.Reachable:
+			lines = append(lines, fmt.Sprintf("hub %s cannot be reached; its identities look for it one at a time", h.Hub))
+		case h.Busy:
+			lines = append(lines, fmt.Sprintf("hub %s is busy: %.3g connections a second are opened there now", h.Hub, h.Connects))
+		}
+		if h.Quota != nil {
+			lines = append(lines, quotaLine(h.Hub, *h.Quota))
+		}
+	}
+	return lines
+}
+
+// quotaLine says how a hub's daily quota will do.
+func quotaLine(hub string, q control.QuotaStatus) string {
+	line := fmt.Sprintf("quota: this gateway has sent %s of the %s messages that %s takes a day", humanize.Comma(q.Used), humanize.Comma(q.Limit), hub)
 	switch {
 	case q.Used >= q.Limit:
-		return line + "; the hub takes no more until midnight UTC"
+		return line + "; it takes no more until midnight UTC"
 	case !q.UsedUp.IsZero():
 		return line + "; at this pace the last one goes at " + q.UsedUp.UTC().Format("15:04") + " UTC"
 	}
@@ -91,7 +108,7 @@ func quotaLine(q control.QuotaStatus) string {
 }
 
 func showStatus(w io.Writer, page control.Status, now time.Time) {
-	fmt.Fprintf(w, "gateway (pid %d) for %s is %s, up %s, mapping %s\n", page.PID, page.Hub, page.State, since(page.Started, now), page.Mapping)
+	fmt.Fprintf(w, "gateway (pid %d) for %s is %s, up %s, mapping %s\n", page.PID, cmp.Or(page.Hub, "provisioned devices"), page.State, since(page.Started, now), page.Mapping)
 	for _, reason := range page.Reasons {
 		fmt.Fprintf(w, "  %s\n", reason)
 	}
@@ -99,8 +116,8 @@ func showStatus(w io.Writer, page control.Status, now time.Time) {
 	if doubt := clockDoubt(page.Queue); doubt != "" {
 		fmt.Fprintln(w, doubt)
 	}
-	if page.Quota != nil {
-		fmt.Fprintln(w, quotaLine(*page.Quota))
+	for _, line := range hubLines(page.Hubs) {
+		fmt.Fprintln(w, line)
 	}
 	fmt.Fprintf(w, "%s\n\n", rollCall(page))
 

@@ -8,11 +8,11 @@ type Status struct {
 	Reasons    []string         `json:"reasons,omitempty"`
 	Mapping    string           `json:"mapping"` // path of mapping.yaml
 	Loaded     Loaded           `json:"loaded"`  // which state of it runs
-	Hub        string           `json:"hub"`     // name of the hub
+	Hub        string           `json:"hub"`     // name of the mapping's hub; "" if a service assigns all identities
 	PID        int              `json:"pid"`
 	Started    time.Time        `json:"started"`
 	Queue      QueueStatus      `json:"queue"`
-	Quota      *QuotaStatus     `json:"quota,omitempty"` // if the mapping names the hub's tier
+	Hubs       []HubStatus      `json:"hubs"` // that identities belong to, as far as they have asked by now
 	Identities []IdentityStatus `json:"identities"`
 	Links      []LinkStatus     `json:"links"` // of polled devices
 	Devices    []DeviceStatus   `json:"devices"`
@@ -36,7 +36,16 @@ type QueueStatus struct {
 	Size    int64     `json:"file_bytes"`       // of those files
 }
 
-// QuotaStatus is how far this gateway's messages use up the hub's daily quota, which begins anew at 00:00 UTC.
+// HubStatus is how one hub does.
+type HubStatus struct {
+	Hub       string       `json:"hub"`
+	Reachable bool         `json:"reachable"`
+	Busy      bool         `json:"busy"`                // it asked for fewer connections a second than are allowed
+	Connects  float64      `json:"connects_per_second"` // are opened now at most
+	Quota     *QuotaStatus `json:"quota,omitempty"`     // if the mapping names the hubs' tier
+}
+
+// QuotaStatus is how far this gateway's messages use up a hub's daily quota, which begins anew at 00:00 UTC.
 type QuotaStatus struct {
 	Limit  int64     `json:"limit"`            // messages, as the hub counts them
 	Used   int64     `json:"used"`             // today
