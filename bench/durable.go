@@ -154,14 +154,21 @@ func bareRate(ctx context.Context, n int) (result float64, err error) {
 }
 
 func bareClients(ctx context.Context, hub *hubsim.Hub, accounts []account) ([]mqtt.Client, error) {
-	return connectBare(ctx, target(hub), accounts)
+	return connectBare(ctx, target(hub), accounts, 1e6)
 }
 
-// connectBare connects paho as its documentation does, over TLS of its own.
-func connectBare(ctx context.Context, hub dial.Config, accounts []account) ([]mqtt.Client, error) {
+// connectBare connects paho as its documentation does, over TLS of its own, at most so many a second.
+func connectBare(ctx context.Context, hub dial.Config, accounts []account, perSecond float64) ([]mqtt.Client, error) {
+	pace := time.NewTicker(time.Duration(float64(time.Second) / perSecond))
+	defer pace.Stop()
 	dialer := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: hub.Roots, ServerName: hub.ServerName}}
 	var clients []mqtt.Client
 	for _, a := range accounts {
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 		login, err := a.credential.Login(ctx, identity.Attempt{Now: time.Now()})
 		if err != nil {
 			return nil, err

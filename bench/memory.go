@@ -78,6 +78,13 @@ func runChild(ctx context.Context, role string, in io.Reader, out io.Writer) err
 	return holdIdle(ctx, role, in, out)
 }
 
+// Both sides are measured at the same age: the library looks around every 5 s on goroutines whose stacks grow
+// by it one after the other and never shrink again.
+const (
+	idleRate = 200 // connections a second
+	idleRest = 15 * time.Second
+)
+
 // holdIdle connects every identity, waits until nothing moves, and prints the bytes of each.
 func holdIdle(ctx context.Context, role string, in io.Reader, out io.Writer) error {
 	var plant idlePlant
@@ -105,7 +112,7 @@ func holdIdle(ctx context.Context, role string, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, 5*time.Second); err != nil {
+	if err := pause(ctx, idleRest); err != nil {
 		return err
 	}
 	after := residentBytes()
@@ -124,13 +131,13 @@ func holdProduct(ctx context.Context, hub dial.Config, accounts []account) (rele
 	}
 	rig := startRig(dir, queue, accounts, rigOptions{
 		open: func(ctx context.Context, _ identity.Login) (*dial.Conn, error) { return dial.Hub(ctx, hub) },
-		rate: 100, // the product's own pace is 20; as fast as a hub of the smallest tier allows
+		rate: idleRate, // the product's own pace is 20
 	})
 	return rig.close, rig.connected(ctx)
 }
 
 func holdBare(ctx context.Context, hub dial.Config, accounts []account) (release func() error, err error) {
-	clients, err := connectBare(ctx, hub, accounts)
+	clients, err := connectBare(ctx, hub, accounts, idleRate)
 	return func() error {
 		for _, c := range clients {
 			c.Disconnect(0)

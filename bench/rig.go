@@ -107,7 +107,7 @@ func (r *gatewayRig) connect(accounts []account, o rigOptions) {
 	for _, a := range accounts {
 		members = append(members, upstream.Member{ID: a.id, Credential: a.credential, Lane: r.queue.Lane(a.id)})
 	}
-	r.pool = upstream.NewPool(upstream.Config{Dial: o.open, ConnectRate: o.rate, Log: zerolog.Nop()}, members, noMethods)
+	r.pool = upstream.NewPool(upstream.Config{Dial: o.open, ConnectRate: o.rate, TwinRate: 1e6, Log: zerolog.Nop()}, members, noMethods)
 	r.stopPool = background(r.pool.Run)
 }
 

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"sync/atomic"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -19,41 +18,11 @@ type down struct {
 	current  atomic.Pointer[session] // nil while there is no connection
 }
 
-// filters are what the session subscribes to beside direct methods, with the QoS: at most five of them are
-// allowed (C2D-4). Answers about the twin come first: they must not be missed (TWIN-1).
-func (s *session) filters() []filter {
-	all := []filter{{methodFilter, 0}, {twinFilter, 0}}
-	if len(s.member.Desired) > 0 {
-		all = append(all, filter{desiredFilter, 0})
-	}
-	if s.member.Messages {
-		all = append(all, filter{s.letterTopic + "#", 1})
-	}
-	return all
-}
-
-// listen subscribes to all filters.
-func (s *session) listen(ctx context.Context) error {
-	for _, f := range s.filters() {
-		if err := s.subscribe(ctx, f); err != nil {
-			s.client.Disconnect(disconnectWait)
-			return err
-		}
-	}
-	return nil
-}
-
 // addWill adds the message that the hub sends when the connection is lost, if there is one (WILL-1).
 func (s *session) addWill(opts *mqtt.ClientOptions) {
 	if s.member.Will != nil {
 		opts.SetBinaryWill(string(appendBag(s.willTopic(), s.member.Properties)), s.member.Will, 1, false)
 	}
-}
-
-// filter is a subscription.
-type filter struct {
-	topic string
-	qos   byte
 }
 
 // resume begins the way down of a session that is connected: the twin is read if it is needed, what the hub

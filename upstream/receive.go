@@ -13,9 +13,10 @@ import (
 // mostRefusals may wait to be answered; a direct method beyond stays unanswered.
 const mostRefusals = 256
 
-// receive is called on the library's own goroutine, which must never wait: everything is handed to
-// goroutines that the link owns. A cloud-to-device message is acknowledged once it is executed.
-func (s *session) receive(_ mqtt.Client, m mqtt.Message) {
+// receive hands what the hub sent to goroutines that the link owns; it never waits, as the library would
+// wait for it. A cloud-to-device message is acknowledged once it is executed.
+func (s *session) receive(m mqtt.Message) {
+	defer s.taken.Add(1)
 	if !strings.HasPrefix(m.Topic(), twinAnswers) { // counted with the request
 		s.hub.quota.count(len(m.Payload()), s.pool.cfg.Now())
 	}

@@ -66,6 +66,7 @@ type session struct {
 	ctx         context.Context // ends, with a cause, when the connection is no more
 	lose        context.CancelCauseFunc
 	flight      *flight
+	inbox       serial        // turns of receive
 	taken       atomic.Uint64 // PUBLISH packets of the hub that receive has had
 	late        *time.Timer   // ends the connection if nothing in flight is acknowledged in time
 	largest     atomic.Int64  // bytes, of the messages sent since nothing was in flight
@@ -85,6 +86,7 @@ type session struct {
 	canaries int    // sent
 
 	asking sync.Mutex // guards the fields below
+	grants chan grant // what subscribe waits for; nil when it is over
 	rids   uint64
 	asked  map[string]chan<- twinAnswer // by request id; each has capacity 1
 }
@@ -191,19 +193,41 @@ func (s *session) open(ctx context.Context, place *attempt) (err error) {
 			s.hub.pace.end(place, resultOf(err, ctx))
 		}
 		if err == nil {
-			err = s.subscribeAll(ctx)
+			err = s.subscribe(ctx)
 		}
 	}()
 	<-done // connect watches ctx
 	return err
 }
 
+// opening is what connect and the library's call for a connection share. The library keeps its call for as
+// long as it lives: what is in here is let go with it.
+type opening struct {
+	ctx  context.Context
+	err  error       // why the hub could not be reached
+	keep func() bool // lets the connection outlive ctx; false if it has not
+}
+
+// dial is that call.
+func (s *session) dial(o *opening) (net.Conn, error) {
+	conn, err := s.pool.cfg.Dial(o.ctx, s.login)
+	if err != nil {
+		o.err = err
+		return nil, err
+	}
+	conn.Acks(s.acknowledge)
+	conn.Grants(s.granted)
+	s.conn = conn
+	o.keep = context.AfterFunc(o.ctx, func() { _ = conn.Close() })
+	return conn, nil
+}
+
 // connect opens the connection.
 func (s *session) connect(ctx context.Context) error {
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	keep := func() bool { return true } // lets the connection outlive dialing
-	var dialed error                    // why the hub could not be reached; these two are set before the token is done
+	o := &opening{ctx: dialing, keep: func() bool { return true }}
+	defer func() { *o = opening{} }()
 	opts := mqtt.NewClientOptions().
 		AddBroker("tls://hub"). // only a scheme that paho knows; the connection is ours
 		SetClientID(s.login.ClientID).SetUsername(s.username(s.login)).SetPassword(s.login.Password.Reveal()).
@@ -212,21 +236,9 @@ func (s *session) connect(ctx context.Context) error {
 		SetKeepAlive(keepAlive).SetPingTimeout(pingTimeout).
 		SetConnectTimeout(connectTimeout).SetWriteTimeout(s.pool.cfg.WriteTimeout).
 		SetOrderMatters(true).SetAutoAckDisabled(true).
-		SetDefaultPublishHandler(func(c mqtt.Client, m mqtt.Message) {
-			s.receive(c, m)
-			s.taken.Add(1)
-		}).
+		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { s.inbox.add(&s.work, unlimited, func() { s.receive(m) }) }).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lose(fmt.Errorf("connection lost: %w", err)) }).
-		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			var conn *dial.Conn
-			if conn, dialed = s.pool.cfg.Dial(dialing, s.login); dialed != nil {
-				return nil, dialed
-			}
-			conn.Acks(s.acknowledge)
-			s.conn = conn
-			keep = context.AfterFunc(dialing, func() { _ = conn.Close() })
-			return conn, nil
-		})
+		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return s.dial(o) })
 	s.addWill(opts)
 	s.client = mqtt.NewClient(opts)
 	token := s.client.Connect()
@@ -237,13 +249,13 @@ func (s *session) connect(ctx context.Context) error {
 		<-token.Done()
 		return fmt.Errorf("connecting: %w", dialing.Err())
 	}
-	if dialed != nil {
-		return dialed // says more than what the library makes of it
+	if o.err != nil {
+		return o.err // says more than what the library makes of it
 	}
 	if err := s.notConnected(token.(*mqtt.ConnectToken)); err != nil {
 		return err
 	}
-	if !keep() {
+	if !o.keep() {
 		return fmt.Errorf("connecting: %w", context.Cause(dialing))
 	}
 	return nil
@@ -259,33 +271,4 @@ func (s *session) notConnected(token *mqtt.ConnectToken) error {
 		return &refusedError{code, s.login.Certificate != nil}
 	}
 	return fmt.Errorf("connecting: %w", err)
-}
-
-// subscribeAll asks for everything that the identity listens to, and disconnects if it cannot be had.
-func (s *session) subscribeAll(ctx context.Context) error {
-	return s.listen(ctx)
-}
-
-// subscribe asks for one filter and looks at what was granted: the library reports a refusal as success.
-func (s *session) subscribe(ctx context.Context, f filter) error {
-	filter := f.topic
-	token := s.client.Subscribe(filter, f.qos, nil).(*mqtt.SubscribeToken)
-	timeout := time.NewTimer(connectTimeout)
-	defer timeout.Stop()
-	select {
-	case <-token.Done():
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
-	case <-timeout.C:
-		return fmt.Errorf("subscribing to %s: %w", filter, errAckTimeout)
-	}
-	if err := token.Error(); err != nil {
-		return fmt.Errorf("subscribing to %s: %w", filter, err)
-	}
-	if granted := token.Result()[filter]; granted > 1 {
-		return fmt.Errorf("subscribing to %s: the hub refused (0x%02x)", filter, granted)
-	}
-	return nil
 }

@@ -15,10 +15,13 @@ const (
 	typeSuback  = 9
 	puback      = 0x40 // first byte of a PUBACK, which is always 4 bytes long
 	pubackSize  = 4
+	suback      = 0x90 // first byte of a SUBACK, which is 5 bytes long for one filter
+	subackSize  = 5
 )
 
-// FirstOwnID is the lowest packet id of publishes that its user writes past the MQTT library: their
-// PUBACKs go to Acks' function, all others to the library, which counts its ids from 1.
+// FirstOwnID is the lowest packet id of what its user writes past the MQTT library: the PUBACKs of such
+// publishes and the SUBACKs of such subscriptions go to the functions of Acks and Grants, all others to the
+// library, which counts its ids from 1.
 const FirstOwnID = 0x8000
 
 // inputSize is what is read at a time. It is held by idle connections too.
@@ -32,6 +35,7 @@ type Conn struct {
 	out       *writer
 	maxPacket int
 	acked     func(id uint16)
+	granted   func(id uint16, code byte)
 	made      time.Time
 	heard     atomic.Int64  // when something was received last, nanoseconds since made
 	publishes atomic.Uint64 // PUBLISH packets that have begun to pass
@@ -52,12 +56,16 @@ type Conn struct {
 // code beyond 5, and a SUBACK for more than one filter. The MQTT library above takes the third for
 // success, allocates whatever the first says and panics at the last.
 func Guard(conn net.Conn, writeTimeout time.Duration, maxPacket int) *Conn {
-	return &Conn{Conn: conn, made: time.Now(), out: newWriter(conn, writeTimeout), maxPacket: maxPacket, acked: func(uint16) {}}
+	return &Conn{Conn: conn, made: time.Now(), out: newWriter(conn, writeTimeout), maxPacket: maxPacket, acked: func(uint16) {}, granted: func(uint16, byte) {}}
 }
 
 // Acks makes f hear of each PUBACK whose id is FirstOwnID or more, in the order they come, on the
 // goroutine that reads; it must not wait. Call it before the first read.
 func (c *Conn) Acks(f func(id uint16)) { c.acked = f }
+
+// Grants does the same for each SUBACK of one filter: f hears its code, the QoS or 0x80 (MQTT 3.1.1
+// section 3.9.3).
+func (c *Conn) Grants(f func(id uint16, code byte)) { c.granted = f }
 
 // Heard is when something was received last, or when the connection was made.
 func (c *Conn) Heard() time.Time { return c.made.Add(time.Duration(c.heard.Load())) }
@@ -111,18 +119,18 @@ func (c *Conn) received(n int, err error) error {
 	return err
 }
 
-// pass gives the next bytes of what was received out to b, taking own PUBACKs out. It returns 0 if
-// more must be received, or after a violation.
+// pass gives the next bytes of what was received out to b, taking own acknowledgements out. It returns 0
+// if more must be received, or after a violation.
 func (c *Conn) pass(b []byte) int {
 	for c.from < c.to {
 		in := c.input[c.from:c.to]
-		if c.field == 0 && in[0] == puback {
-			if len(in) < pubackSize {
+		if c.field == 0 && (in[0] == puback || in[0] == suback) {
+			size, whole := c.own(in)
+			if !whole {
 				return 0
 			}
-			if id := uint16(in[2])<<8 | uint16(in[3]); in[1] == pubackSize-2 && id >= FirstOwnID {
-				c.from += pubackSize
-				c.acked(id)
+			if size > 0 {
+				c.from += size
 				continue
 			}
 		}
@@ -132,6 +140,31 @@ func (c *Conn) pass(b []byte) int {
 		return copy(b, in[:n])
 	}
 	return 0
+}
+
+// own hands over the acknowledgement that in begins with and returns its size, 0 if it is not an own one;
+// whole is false if that cannot be told yet.
+func (c *Conn) own(in []byte) (size int, whole bool) {
+	size = pubackSize
+	if in[0] == suback {
+		size = subackSize
+	}
+	if len(in) > 1 && int(in[1]) != size-2 {
+		return 0, true
+	}
+	if len(in) < size {
+		return 0, false
+	}
+	id := uint16(in[2])<<8 | uint16(in[3])
+	switch {
+	case id < FirstOwnID:
+		return 0, true
+	case in[0] == suback:
+		c.granted(id, in[4])
+	default:
+		c.acked(id)
+	}
+	return size, true
 }
 
 // follow walks the framing over b, to the end of a packet at most; it returns how many bytes may pass

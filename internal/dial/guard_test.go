@@ -71,6 +71,7 @@ func TestTheGuardStopsWhatTheLibraryAboveCannotBear(t *testing.T) {
 func receive(wire []byte, n int) (passed []byte, own []uint16, err error) {
 	c := Guard(pieces{wire: &wire, n: n}, time.Second, 300)
 	c.Acks(func(id uint16) { own = append(own, id) })
+	c.Grants(func(id uint16, code byte) { own = append(own, id, uint16(code)) })
 	passed, err = io.ReadAll(c)
 	return passed, own, err
 }
@@ -112,10 +113,28 @@ func TestOwnAcknowledgementsAreTakenOutOfTheStreamInOrder(t *testing.T) {
 	}
 }
 
+func TestOwnSubscriptionsAreTakenOutOfTheStreamWithTheirCodes(t *testing.T) {
+	theirs := []byte{0x90, 3, 0x00, 0x07, 1}
+	wire := bytes.Join([][]byte{{0x90, 3, 0x80, 0, 0}, theirs, {0x90, 3, 0x80, 1, 0x80}, {0xd0, 0}, {0x40, 2, 0x80, 0}}, nil)
+	want := append(bytes.Clone(theirs), 0xd0, 0)
+	for n := 1; n <= len(wire); n++ {
+		rest := bytes.Clone(wire)
+		c := Guard(pieces{wire: &rest, n: n}, time.Second, 300)
+		codes, acks := map[uint16]byte{}, 0
+		c.Grants(func(id uint16, code byte) { codes[id] = code })
+		c.Acks(func(uint16) { acks++ })
+		out, err := io.ReadAll(c)
+		if err != nil || !bytes.Equal(out, want) || len(codes) != 2 || codes[0x8001] != 0x80 || acks != 1 {
+			t.Fatalf("in pieces of %d: %x passed, codes %v, %d acknowledgements, %v", n, out, codes, acks, err)
+		}
+	}
+}
+
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{0x20, 2, 0, 0}, 1)
 	f.Add([]byte{0x30, 0xff, 0xff, 0xff, 0x7f}, 3)
 	f.Add([]byte{0x40, 2, 0x80, 1, 0xd0, 0}, 2)
+	f.Add([]byte{0x90, 3, 0x80, 1, 0x80, 0x90, 4, 0x80, 1, 0, 0}, 2)
 	f.Fuzz(func(t *testing.T, wire []byte, n int) {
 		n = max(1, n%16)
 		all, ids, err := receive(bytes.Clone(wire), len(wire)+1)
