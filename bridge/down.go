@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -174,9 +175,21 @@ func (d *Down) Handle(ctx context.Context, c gateway.Command) gateway.Reply {
 	m := d.methods[methodKey{c.Identity, c.Name}]
 	if m == nil {
 		return failure{status: 404, code: codeUnknown,
-			text: fmt.Sprintf("the mapping gives %s no method %q", c.Identity, cut(c.Name))}.reply()
+			text: fmt.Sprintf("the mapping gives %s no method %q; it has %s", c.Identity, cut(c.Name), d.methodNames(c.Identity))}.reply()
 	}
 	return d.carryOut(ctx, m, order{payload: c.Payload, id: c.Name})
+}
+
+// methodNames lists the methods of an identity, for who called another.
+func (d *Down) methodNames(id gateway.IdentityID) string {
+	var names []string
+	for key := range d.methods {
+		if key.identity == id {
+			names = append(names, key.name)
+		}
+	}
+	slices.Sort(names)
+	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
 // order is what the cloud gives a method or a rule to work with.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -211,6 +212,11 @@ func TestWhatTheMappingDoesNotOfferIsNotDone(t *testing.T) {
 	} {
 		if r := d.Handle(context.Background(), c); r.Status != 404 || answer(t, r)["code"] != "unknown" {
 			t.Errorf("%s %s: %d %s", c.Identity, c.Name, r.Status, r.Body)
+		}
+	}
+	for id, want := range map[gateway.IdentityID]string{"boiler": "setSetpoint", "press": "it has none"} {
+		if r := d.Handle(context.Background(), gateway.Command{Identity: id, Name: "other"}); !strings.Contains(fmt.Sprint(answer(t, r)["error"]), want) {
+			t.Errorf("%s does not say which methods there are: %s", id, r.Body)
 		}
 	}
 	if r := call(d, "setFlow", `{"value":1}`); r.Status != 403 || answer(t, r)["code"] != "read-only" {

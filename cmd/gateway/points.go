@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -52,7 +53,7 @@ func pointsOf(points []gateway.Point, device func(gateway.PointID) bridge.Device
 				p, ok := byID[gateway.PointID(name)]
 				d := device(p.ID)
 				if !ok || d == nil {
-					return nil, fmt.Errorf("%w %s; points are named DEVICE/POINT, as in the mapping", gateway.ErrUnknownPoint, name)
+					return nil, unknownPoint(points, name)
 				}
 				readings = append(readings, readPoint(ctx, d, p))
 			}
@@ -63,13 +64,35 @@ func pointsOf(points []gateway.Point, device func(gateway.PointID) bridge.Device
 			defer cancel()
 			p, ok := byID[gateway.PointID(r.Point)]
 			if !ok {
-				return control.WriteReply{}, fmt.Errorf("%w %s; points are named DEVICE/POINT, as in the mapping", gateway.ErrUnknownPoint, r.Point)
+				return control.WriteReply{}, unknownPoint(points, r.Point)
+			}
+			if p.Write == nil {
+				return control.WriteReply{}, notWritable(r.Point)
 			}
 			reply := writePoint(ctx, device, p, r.Value)
 			return control.WriteReply{Status: reply.Status, Body: reply.Body}, nil
 		},
 		close: func() {},
 	}
+}
+
+// unknownPoint says which points there are instead.
+func unknownPoint(points []gateway.Point, name string) error {
+	device, _, _ := strings.Cut(name, "/")
+	var siblings []string
+	for _, p := range points {
+		if of, own, _ := strings.Cut(string(p.ID), "/"); of == device {
+			siblings = append(siblings, own)
+		}
+	}
+	if len(siblings) == 0 {
+		return fmt.Errorf("%w %s; points are named DEVICE/POINT, as in the mapping", gateway.ErrUnknownPoint, name)
+	}
+	return fmt.Errorf("%w %s; %s has %s", gateway.ErrUnknownPoint, name, device, clip(strings.Join(siblings, ", "), 400))
+}
+
+func notWritable(name string) error {
+	return fmt.Errorf("%s cannot be written: it has no write in the mapping", name)
 }
 
 func readPoint(ctx context.Context, d bridge.Device, p gateway.Point) control.Reading {
@@ -246,12 +269,17 @@ func reported(plant *mapping.Plant, names []string) error {
 	return nil
 }
 
-// accessPoints asks the running gateway, or goes to the devices itself if none runs.
-func accessPoints(ctx context.Context, socket, mappingPath string, names []string) (pointAccess, error) {
-	client := control.NewClient(socket)
+// access asks the running gateway, or goes to the devices itself if none runs: then it says so, because one that
+// runs elsewhere is gone around.
+func (o *pointOptions) access(ctx context.Context, io streams, names []string) (pointAccess, error) {
+	client := control.NewClient(filepath.Join(o.runtime, control.SocketName))
 	err := client.Get(ctx, "/status", nil)
 	if errors.Is(err, control.ErrNotRunning) {
-		return pointsDirectly(ctx, mappingPath, names)
+		direct, err := pointsDirectly(ctx, o.mapping, names)
+		if err == nil {
+			fmt.Fprintf(io.err, "no gateway runs in %s (--runtime-dir): the device itself is asked\n", o.runtime)
+		}
+		return direct, err
 	}
 	return pointsOver(client), err
 }

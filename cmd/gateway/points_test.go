@@ -147,7 +147,9 @@ func TestAWriteByHandHasTheLimitsOfTheCloud(t *testing.T) {
 		{[]string{"write", "oven/lamp", "true"}, exitUsage, "oven/lamp (any value) is "},
 		{[]string{"write", "oven/temp", "5"}, exitFailed, "oven/temp cannot be written: it has no write in the mapping"},
 		{[]string{"read"}, exitUsage, "usage: gateway read"},
-		{[]string{"read", "oven/none"}, exitFailed, "points are named DEVICE/POINT"},
+		{[]string{"read", "oven/none"}, exitFailed, "unknown point oven/none; oven has temp, "},
+		{[]string{"read", "none/temp"}, exitFailed, "points are named DEVICE/POINT"},
+		{[]string{"write", "oven/setpoint", "65"}, exitUsage, "no gateway runs in "},
 	} {
 		if code, out, problems := command(t, append(c.args, flags...)...); code != c.code || !strings.Contains(problems, c.says) || out != "" {
 			t.Errorf("%v: exit %d, %s%s", c.args, code, out, problems)

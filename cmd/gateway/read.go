@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,8 +26,6 @@ func (o *pointOptions) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&o.asJSON, "json", false, "print JSON for programs")
 }
 
-func (o *pointOptions) socket() string { return filepath.Join(o.runtime, control.SocketName) }
-
 func readCommand(io streams) *cobra.Command {
 	o := &pointOptions{}
 	c := &cobra.Command{
@@ -36,13 +33,13 @@ func readCommand(io streams) *cobra.Command {
 		Short: "Read points from their devices now",
 		Long: `read asks the devices of the points now and shows what they answer, scaled as the mapping says. A running
 gateway is asked over its control socket, so that a serial port or the one connection of a device has one
-user only. If none runs, the devices are asked directly.
+user only. If none runs in --runtime-dir, the devices are asked directly, and a line on standard error says so.
 
 Exit code: 0 every point has a value, 1 one has none, 2 wrong command line.`,
 		Example: "  gateway read boiler/flow_temp\n  gateway read boiler/flow_temp boiler/setpoint --mapping plant7.yaml --json",
 		Args:    words(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			access, err := accessPoints(c.Context(), o.socket(), o.mapping, args)
+			access, err := o.access(c.Context(), io, args)
 			if err != nil {
 				return err
 			}
@@ -86,8 +83,8 @@ func writeCommand(io streams) *cobra.Command {
 		Short: "Write a point, after asking",
 		Long: `write shows what the point reads now, asks, and writes it. Only points with write in the mapping can be
 written, within their limits, as by a direct method of the cloud; and it counts as done when the mapping's
-confirm is met. A running gateway is asked over its control socket; if none runs, the device is written
-directly.
+confirm is met. A running gateway is asked over its control socket; if none runs in --runtime-dir, the device
+is written directly, and a line on standard error says so.
 
 Exit code: 0 done and confirmed, 1 not done, 2 wrong command line, 3 sent but not confirmed: the device may
 have executed it.`,
@@ -95,7 +92,7 @@ have executed it.`,
 		Args:    words(cobra.ExactArgs(2)),
 		RunE: func(c *cobra.Command, args []string) error {
 			args[1] = strings.TrimPrefix(args[1], negativeMark)
-			access, err := accessPoints(c.Context(), o.socket(), o.mapping, args[:1])
+			access, err := o.access(c.Context(), io, args[:1])
 			if err != nil {
 				return err
 			}
@@ -106,7 +103,7 @@ have executed it.`,
 					return err
 				}
 				if readings[0].Takes == "" {
-					return fmt.Errorf("%s cannot be written: it has no write in the mapping", args[0])
+					return notWritable(args[0])
 				}
 				if err := confirm(io, writeQuestion(readings[0], args[1])); err != nil {
 					return err
