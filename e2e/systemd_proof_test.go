@@ -100,6 +100,7 @@ func TestSystemdRunsTheGatewayAsAService(t *testing.T) {
 		{"keys come as credentials and their files are closed to the service", keysAreClosed},
 		{"the process is confined", processIsConfined},
 		{"the journal knows what is a warning", journalHasPriorities},
+		{"a reload takes over a changed mapping and refuses a wrong one", reloadTakesOver},
 		{"a restart loses and repeats nothing", restartKeepsState},
 		{"a gateway that hangs is restarted and loses nothing", watchdogRestarts},
 		{"stop ends cleanly and keeps the queue", stopIsClean},
@@ -261,6 +262,31 @@ func journalHasPriorities(t *testing.T, i *installation) {
 			t.Errorf("the priority stands in the text: %s", e.Message)
 		}
 	}
+}
+
+func reloadTakesOver(t *testing.T, i *installation) {
+	defer i.install(mappingPath, 0o644, i.mapping)
+	before, pid := i.flows(t), i.property(t, "MainPID")
+	i.install(mappingPath, 0o644, []byte(strings.Replace(string(i.mapping), "cycles:   {", "rounds:   {", 1)))
+	i.run(t, "systemctl", "reload", unitName)
+	i.install(mappingPath, 0o644, []byte("version: 2\n"))
+	if out, err := i.try("systemctl", "reload", unitName); err == nil {
+		t.Errorf("a wrong mapping was taken over: %s", out)
+	}
+	if state := i.property(t, "ActiveState"); state != "active" || i.property(t, "MainPID") != pid {
+		t.Errorf("after the reloads it is %s, with another process", state)
+	}
+	repeats(t, before, i.flows(t), 0)
+	renamed := false
+	for _, m := range i.hub.Messages(0, 100_000) {
+		_, ok := field[any](t, m.Body, "rounds")
+		renamed = renamed || ok
+	}
+	if why := i.run(t, "journalctl", "--no-pager", "--output=cat", "--unit="+unitName); !renamed || !strings.Contains(why, "mapping.yaml:1:10: E") {
+		t.Errorf("taken over: %v; the journal says\n%s", renamed, why)
+	}
+	i.install(mappingPath, 0o644, i.mapping)
+	i.run(t, "systemctl", "reload", unitName)
 }
 
 func restartKeepsState(t *testing.T, i *installation) {

@@ -53,7 +53,7 @@ func analyze(t *testing.T, args ...string) (stdout, stderr string, err error) {
 
 // systemd-analyze verify succeeds on a key that it does not know; only what it says tells.
 func TestSystemdUnderstandsEveryLineOfTheUnit(t *testing.T) {
-	unit := unitVariant(t, "ExecStart="+unitExec, "ExecStart="+binary)
+	unit := unitVariant(t, "="+unitExec, "="+binary)
 	if _, stderr, err := analyze(t, "verify", unit); err != nil || stderr != "" {
 		t.Errorf("%v: %s", err, stderr)
 	}
@@ -68,7 +68,7 @@ func TestSystemdVerifyIsAJudgeThatSeesMistakes(t *testing.T) {
 	} {
 		pairs := []string{c.old, c.new}
 		if c.name != "no program" {
-			pairs = append(pairs, "ExecStart="+unitExec, "ExecStart="+binary)
+			pairs = append(pairs, "="+unitExec, "="+binary)
 		}
 		if _, stderr, _ := analyze(t, "verify", unitVariant(t, pairs...)); !strings.Contains(stderr, c.finding) {
 			t.Errorf("%s: nothing said of %s: %q", c.name, c.finding, stderr)

@@ -109,6 +109,12 @@ func quotaLine(hub string, q control.QuotaStatus) string {
 
 func showStatus(w io.Writer, page control.Status, now time.Time) {
 	fmt.Fprintf(w, "gateway (pid %d) for %s is %s, up %s, mapping %s\n", page.PID, cmp.Or(page.Hub, "provisioned devices"), page.State, since(page.Started, now), page.Mapping)
+	if page.Loaded.Reloads > 0 {
+		fmt.Fprintf(w, "the mapping was taken over %s ago, by reload %d\n", since(page.Loaded.At, now), page.Loaded.Reloads)
+	}
+	if page.Loaded.Refused != "" {
+		fmt.Fprintf(w, "the changed mapping was refused, the one before runs on: %s\n", page.Loaded.Refused)
+	}
 	for _, reason := range page.Reasons {
 		fmt.Fprintf(w, "  %s\n", reason)
 	}
