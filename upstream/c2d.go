@@ -168,7 +168,7 @@ func (l *link) recallLetters() executed {
 
 // noteLetters makes all durable and takes it over.
 func (l *link) noteLetters(all executed) error {
-	if err := l.pool.cfg.State.Put(context.Background(), l.letterKey(), all.note()); err != nil {
+	if err := l.pool.cfg.keep(l.letterKey(), all.note()); err != nil {
 		return err
 	}
 	l.executed = all

@@ -298,3 +298,30 @@ func TestMoreDirectMethodsThanAreTakenAtOnceAreAnsweredBusy(t *testing.T) {
 	close(release)
 	calls.Wait()
 }
+
+// stuck is a State on a disk that hangs.
+type stuck struct{ *notes }
+
+func (stuck) Put(ctx context.Context, _ string, _ []byte) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestADiskThatHangsHoldsUpNeitherTheAcknowledgementNorTheStop(t *testing.T) {
+	m := member("d", holdsFor("d", time.Hour))
+	m.Messages = true
+	cfg := Config{State: stuck{newNotes()}, Message: func(context.Context, gateway.CloudMessage) gateway.Reply {
+		t.Error("a message that cannot be noted was executed")
+		return gateway.Reply{Status: 200, Body: []byte("{}")}
+	}}
+	bubble(t, cfg, []Member{m}, nil, func(hub *pipeHub, pool *Pool) {
+		sent := time.Now()
+		hub.push(t, 7)
+		later(time.Minute)
+		if acks := hub.now().acks; len(acks) != 1 || acks[0].at.Sub(sent) > 45*time.Second {
+			t.Errorf("acknowledged %v, want once within 45 s", acks)
+		}
+		hub.push(t, 8)
+		later(time.Second)
+	})
+}

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -295,9 +294,7 @@ func (l *link) recallApplied() *applied {
 func (l *link) noteApplied(note *applied) {
 	text, err := json.Marshal(note)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		err = l.pool.cfg.State.Put(ctx, l.appliedKey(), text)
+		err = l.pool.cfg.keep(l.appliedKey(), text)
 	}
 	if err != nil {
 		l.log.Error().Err(err).Msg("the applied desired properties cannot be noted; a restart applies them again")

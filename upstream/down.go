@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"context"
 	"sync/atomic"
+	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
@@ -16,6 +18,17 @@ type down struct {
 	reports  serial   // turns of patches
 	reported reported
 	current  atomic.Pointer[session] // nil while there is no connection
+}
+
+// keepWait is how long a note may take to become durable.
+const keepWait = 10 * time.Second
+
+// keep makes a note durable, also while the pool stops. A disk that hangs holds neither that up nor the
+// acknowledgement of what came from the hub.
+func (c *Config) keep(key string, value []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), keepWait)
+	defer cancel()
+	return c.State.Put(ctx, key, value)
 }
 
 // addWill adds the message that the hub sends when the connection is lost, if there is one (WILL-1).

@@ -211,7 +211,7 @@ func (q *quota) save(cfg *Config) {
 	q.mu.Lock()
 	value, _ := json.Marshal(q.used) // nothing in it can fail
 	q.mu.Unlock()
-	if err := cfg.State.Put(context.Background(), quotaKey+q.hub, value); err != nil {
+	if err := cfg.keep(quotaKey+q.hub, value); err != nil {
 		cfg.Log.Warn().Err(err).Msg("how much of the hub's daily quota is used is not kept over a restart")
 	}
 }
