@@ -8,6 +8,9 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/identity"
+	"iothub-gateway/internal/dial"
+	"iothub-gateway/internal/faultnet"
 )
 
 func TestIdentitiesComeAndGoWithoutTouchingTheOthers(t *testing.T) {
@@ -86,4 +89,28 @@ func TestATakeOverIsToldByBothSidesWithinAMinute(t *testing.T) {
 	if l := one.Stats()[1]; l.State != StateConnected || l.Connects != 1 {
 		t.Errorf("an identity that is not shared: %+v", l)
 	}
+}
+
+func TestATakeOverIsToldAlsoIfTheOtherOneIsFasterThanOurSubscriptions(t *testing.T) {
+	r := newRig(t)
+	network, err := faultnet.New(r.hub.MQTTAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, network.Run)
+	network.Set(faultnet.Condition{Delay: 10 * time.Millisecond})
+	r.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
+		return dial.Hub(ctx, dial.Config{Address: network.Addr(), ServerName: "localhost", Roots: r.hub.CAPool(), WriteTimeout: 2 * time.Second, MaxPacket: 1 << 20})
+	}
+	background(t, func(ctx context.Context) error {
+		for wait(ctx, 2*time.Millisecond) {
+			r.hub.Kick("d1") // as when somebody else connects
+		}
+		return nil
+	})
+	r.run("d1")
+	r.eventually("it is told", func() bool {
+		l := r.pool.Stats()[0]
+		return l.State == StateConflict && strings.Contains(l.LastError, "another gateway") && strings.Contains(l.LastError, "subscribing")
+	})
 }

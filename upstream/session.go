@@ -76,7 +76,7 @@ type session struct {
 	canary      atomic.Bool   // the hub has taken one on this connection (suspicion.go)
 
 	// Of the goroutine that sends:
-	since    time.Time               // of the connection
+	since    time.Time               // the hub accepted the connection; zero before
 	before   uint64                  // messages of the identity that had been acknowledged by then
 	sending  context.Context         // ends when no more is to be sent
 	stop     context.CancelCauseFunc // of sending
@@ -116,12 +116,16 @@ func (l *link) enter(ctx context.Context, h *hub, place *attempt) (*session, *en
 	}
 	if err := s.open(ctx, place); err != nil {
 		s.lose(nil)
-		away := !h.pace.reachable()
-		return nil, &ending{err: l.failed(ctx, s.login, err), away: away, missed: h.pace.unreached(), proof: replaceable(s.login)}
+		e := &ending{away: !h.pace.reachable(), missed: h.pace.unreached(), proof: replaceable(s.login)}
+		if !s.since.IsZero() {
+			e.lasted = max(time.Since(s.since), 1)
+		}
+		e.err = l.failed(ctx, s.login, err)
+		return nil, e
 	}
 	l.refusals, l.failures = 0, 0
 	l.noteConnected(s.login)
-	s.since, s.before = time.Now(), l.received.Load()
+	s.before = l.received.Load()
 	s.resume()
 	return s, nil
 }
@@ -193,6 +197,7 @@ func (s *session) open(ctx context.Context, place *attempt) (err error) {
 			s.hub.pace.end(place, resultOf(err, ctx))
 		}
 		if err == nil {
+			s.since = time.Now()
 			err = s.subscribe(ctx)
 		}
 	}()

@@ -52,7 +52,7 @@ func (s *session) subscribe(ctx context.Context) error {
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-s.ctx.Done():
-			err = context.Cause(s.ctx)
+			err = fmt.Errorf("subscribing: %w", context.Cause(s.ctx))
 		case <-timeout.C:
 			err = fmt.Errorf("subscribing to %s: %w", filters[n].topic, errAckTimeout)
 		}
