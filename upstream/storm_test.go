@@ -46,6 +46,7 @@ func newStorm(t *testing.T, identities int, seed uint64) *storm {
 		t.Fatal(err)
 	}
 	background(t, s.network.Run)
+	s.life = 2 * time.Second // tokens are renewed all the time
 	s.cfg.WriteTimeout, s.cfg.RetryMost, s.cfg.ReportEvery = 500*time.Millisecond, 50*time.Millisecond, 10*time.Millisecond
 	s.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
 		return dial.Hub(ctx, dial.Config{Address: s.network.Addr(), ServerName: "localhost", Roots: s.hub.CAPool(), WriteTimeout: s.cfg.WriteTimeout, MaxPacket: 1 << 20})
@@ -233,7 +234,7 @@ func (s *storm) account(put uint64) {
 	for _, n := range s.letters {
 		messages += n
 	}
-	s.t.Logf("%d faults, %d connections lost: %d messages of each of %d identities, 0 lost, %d sent again; %d calls executed, %d answered; %d cloud-to-device messages executed, each once",
+	s.t.Logf("%d faults, %d more connections than identities: %d messages of each of %d identities, 0 lost, %d sent again; %d calls executed, %d answered; %d cloud-to-device messages executed, each once",
 		s.faults, lost, put, len(s.ids), repeated, len(s.executed), len(s.answered), messages)
 	if lost == 0 || len(s.answered) == 0 || messages == 0 {
 		s.t.Error("the storm shows nothing")
