@@ -69,7 +69,7 @@ func (h hostile) serve(conn net.Conn) {
 	}
 	for i := range 5 {
 		if h.random.IntN(5) > 0 {
-			_, _ = conn.Write([]byte{0x90, 3, 0, byte(i + 1), 0})
+			_, _ = conn.Write([]byte{0x90, 3, 0x80, byte(i), 0})
 		}
 	}
 	for {
