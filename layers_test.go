@@ -23,6 +23,7 @@ var layers = map[string][]string{
 	"internal/status":      {},
 	"internal/faultnet":    {},
 	"profiles":             {},
+	"internal/testkit":     {}, // what tests share; no product code
 	"internal/powerfs":     {}, // a file system that forgets what was not flushed (tests)
 	"adapters/modbus":      {"."},
 	"adapters/coap":        {"."},
@@ -42,7 +43,7 @@ var layers = map[string][]string{
 }
 
 // testOnly are what tests may import beside their package's layers.
-var testOnly = []string{"hubsim", "devsim", "internal/faultnet", "internal/powerfs", "adapters/adaptertest", "mapping"}
+var testOnly = []string{"hubsim", "devsim", "internal/faultnet", "internal/powerfs", "internal/testkit", "adapters/adaptertest", "mapping"}
 
 // The imports are read with go/parser rather than by running the go command: so the test cache sees
 // when they change.
