@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"iothub-gateway/internal/powerfs"
+	"iothub-gateway/internal/testkit"
 )
 
 // The whole stack below the queue: ext4, with its journal, on a loop device, on a file of a file system
@@ -22,7 +23,7 @@ import (
 // that ext4 replays its journal, and the queue on it is opened.
 func TestProofPowerCutsUnderExt4(t *testing.T) {
 	const round = 250
-	images, seed := number(t, "EXT4_IMAGES", 1000), number(t, "SEED", uint64(time.Now().UnixNano()))
+	images, seed := testkit.Number(t, "EXT4_IMAGES", 1000), testkit.Seed(t)
 	t.Logf("seed %d, %d images", seed, images)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p, began := &proof{}, time.Now()

@@ -9,12 +9,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // The cases are shared out to as many processes as this machine has to spare.
 func TestProofTheQueueBehavesAsItsModel(t *testing.T) {
 	const processes = 2
-	cases, seed := number(t, "CASES", 200_000), number(t, "SEED", uint64(time.Now().UnixNano()))
+	cases, seed := testkit.Number(t, "CASES", 200_000), testkit.Seed(t)
 	t.Logf("seed %d, %d cases", seed, cases)
 	began := time.Now()
 	var running sync.WaitGroup

@@ -20,6 +20,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 // The hub is away for 24 hours in which 100 messages arrive each second, over 100 identities. Then the
 // gateway is restarted and everything leaves in order. Each half runs in a process of its own.
 func TestProofADayWithoutTheHub(t *testing.T) {
-	messages := number(t, "MESSAGES", 8_640_000)
+	messages := testkit.Number(t, "MESSAGES", 8_640_000)
 	switch dir := os.Getenv("BUFFER_TEST_DIR"); os.Getenv("BUFFER_TEST_OUTAGE") {
 	case "fill":
 		fillForADay(t, dir, int(messages))

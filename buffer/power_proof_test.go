@@ -4,19 +4,18 @@ package buffer_test
 
 import (
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"iothub-gateway/internal/powerfs"
+	"iothub-gateway/internal/testkit"
 )
 
 // Each round records a new load, on the empty disk or on what a power cut of the round before left, and
 // checks images of it.
 func TestProofPowerCuts(t *testing.T) {
 	const round = 2000
-	images, seed := number(t, "IMAGES", 100_000), number(t, "SEED", uint64(time.Now().UnixNano()))
+	images, seed := testkit.Number(t, "IMAGES", 100_000), testkit.Seed(t)
 	t.Logf("seed %d, %d images", seed, images)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p, began := &proof{}, time.Now()
@@ -58,18 +57,4 @@ func nextDisk(t *testing.T, log *powerfs.Log, from said, random *rand.Rand) (pow
 		return powerfs.Image{}, said{}
 	}
 	return disk, found
-}
-
-// number is what the environment variable name says, or otherwise.
-func number(t *testing.T, name string, otherwise uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
 }

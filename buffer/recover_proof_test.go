@@ -4,10 +4,11 @@ package buffer_test
 
 import (
 	"testing"
-	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // SEED= and FLIPS= choose the bits and how many of them, one to a queue each.
 func TestProofFlippedBits(t *testing.T) {
-	flips(t, int(number(t, "FLIPS", 1000)), number(t, "SEED", uint64(time.Now().UnixNano())))
+	flips(t, int(testkit.Number(t, "FLIPS", 1000)), testkit.Seed(t))
 }

@@ -1,43 +1,17 @@
 package e2e
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // sentence is a row of what the gateway does, in docs/hub-conformance.md: lines of the page, what the gateway
 // does, clauses, test.
 var sentence = regexp.MustCompile(`(?m)^\| ([0-9][0-9–, ]*) \| ([^|]+) \| ([A-Z0-9, -]+) \| (Test\w+) \|$`)
-
-// gatewayTests are the tests of the packages that the gateway is made of, and of the whole.
-func gatewayTests(t *testing.T) map[string]bool {
-	t.Helper()
-	names := map[string]bool{}
-	for _, dir := range []string{".", "../upstream", "../identity", "../internal/dial", "../bridge"} {
-		files, err := filepath.Glob(dir + "/*_test.go")
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %d files, %v", dir, len(files), err)
-		}
-		for _, path := range files {
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, decl := range file.Decls {
-				if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
-					names[f.Name.Name] = true
-				}
-			}
-		}
-	}
-	return names
-}
 
 func TestEverySentenceOfMicrosoftsPageNamesATestOfTheGateway(t *testing.T) {
 	page, err := os.ReadFile("../docs/hub-conformance.md")
@@ -57,7 +31,7 @@ func TestEverySentenceOfMicrosoftsPageNamesATestOfTheGateway(t *testing.T) {
 			}
 		}
 	}
-	tests := gatewayTests(t)
+	tests := testkit.Names(t, ".", "../upstream", "../identity", "../internal/dial", "../bridge") // of what the gateway is made of, and of the whole
 	rows := sentence.FindAllStringSubmatch(string(page), -1)
 	if len(rows) < 35 {
 		t.Fatalf("only %d sentences", len(rows))

@@ -1,16 +1,14 @@
 package hubsim_test
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iothub-gateway/internal/testkit"
 )
 
 const (
@@ -52,33 +50,9 @@ func conformanceRows(t *testing.T) (rows []conformance) {
 	return rows
 }
 
-// testNames are the tests of this package and of those that run real clients against the hub.
-func testNames(t *testing.T) map[string]bool {
-	t.Helper()
-	names := map[string]bool{}
-	for _, pattern := range []string{"*_test.go", "../e2e/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
-		}
-		for _, path := range files {
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, decl := range file.Decls {
-				if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
-					names[f.Name.Name] = true
-				}
-			}
-		}
-	}
-	return names
-}
-
 func TestThePageOfConformanceNamesEveryClauseAndTestsThatExist(t *testing.T) {
 	want, stated := clauses(t)
-	tests := testNames(t)
+	tests := testkit.Names(t, ".", "../e2e")
 	var got, missing []string
 	for _, row := range conformanceRows(t) {
 		got = append(got, row.clause)

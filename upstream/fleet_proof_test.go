@@ -3,42 +3,26 @@
 package upstream
 
 import (
-	"os"
-	"strconv"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
-// number is what the variable name of the environment holds, or otherwise.
-func number(t *testing.T, name string, otherwise uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
-func seed(t *testing.T) uint64 { return number(t, "SEED", uint64(time.Now().UnixNano())) }
-
 func TestProofAllIdentitiesAreBackAfterTheHub(t *testing.T) {
-	outage{identities: int(number(t, "IDENTITIES", 2000)), rate: 100, kills: 3, down: 30 * time.Second, perSecond: 0.1}.play(t)
+	outage{identities: int(testkit.Number(t, "IDENTITIES", 2000)), rate: 100, kills: 3, down: 30 * time.Second, perSecond: 0.1}.play(t)
 }
 
 func TestProofTheTroubleOfSomeIsNotFeltByTheRest(t *testing.T) {
-	isolation(t, 500, 5, 10*time.Second, 5*time.Millisecond, seed(t))
+	isolation(t, 500, 5, 10*time.Second, 5*time.Millisecond, testkit.Seed(t))
 }
 
 func TestProofEveryMessageCarriesItsTrueSource(t *testing.T) {
-	sources(t, 500, int(number(t, "FLEET_MESSAGES", 1_000_000)), seed(t))
+	sources(t, 500, int(testkit.Number(t, "FLEET_MESSAGES", 1_000_000)), testkit.Seed(t))
 }
 
 func TestProofAPoolInAStormLosesNothing(t *testing.T) {
-	n := seed(t)
+	n := testkit.Seed(t)
 	t.Logf("seed %d", n)
-	newStorm(t, 20, n).play(time.Duration(number(t, "STORM", 5)) * time.Minute)
+	newStorm(t, 20, n).play(time.Duration(testkit.Number(t, "STORM", 5)) * time.Minute)
 }

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"iothub-gateway/internal/faultnet"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestProofRenewalsLoseNothingAndAnswerEveryCommand(t *testing.T) {
 	v := newRenewals(t, 1500*time.Millisecond)
-	v.renew(number(t, "RENEWALS", 300))
+	v.renew(testkit.Number(t, "RENEWALS", 300))
 	t.Log(v.report())
 }
 

@@ -3,18 +3,17 @@
 package modbus_test
 
 import (
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"iothub-gateway/devsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // SEED= chooses the faults, READS= how many reads there are on TCP; a tenth of them is read by RTU over TCP, and a
 // fiftieth on pseudo-terminals at 115 200 bit/s.
 func TestProofNoWrongValues(t *testing.T) {
-	reads, seed := int(number(t, "READS", 1_000_000)), number(t, "SEED", uint64(time.Now().UnixNano()))
+	reads, seed := int(testkit.Number(t, "READS", 1_000_000)), testkit.Seed(t)
 	t.Logf("SEED=%d", seed)
 	for _, c := range []struct {
 		name string
@@ -40,25 +39,11 @@ func TestProofNoWrongValues(t *testing.T) {
 // Without ids and behind the quarantine nothing tells a late answer to the same unit, function and size from the right
 // one. How often that happens is printed, not judged: it depends on how often the unit is asked.
 func TestProofBeyondTheQuarantine(t *testing.T) {
-	reads, seed := int(number(t, "READS", 1_000_000))/50, number(t, "SEED", uint64(time.Now().UnixNano()))
+	reads, seed := int(testkit.Number(t, "READS", 1_000_000))/50, testkit.Seed(t)
 	wire := rtuOverTCP()
 	tr := &trial{wire: wire, links: 32, units: 4, width: 3, reads: reads, seed: seed}
 	tr.faults = []devsim.Fault{{Do: devsim.Late, Chance: 0.01, After: 2 * wire.Timeout, Until: 10 * wire.Timeout}}
 	tr.run(t)
 	t.Logf("SEED=%d, answers 2 to 10 times the timeout late: %d of %d values wrong, %.2f for each of %d late answers; %v",
 		seed, tr.wrong.Load(), tr.right.Load()+tr.wrong.Load(), float64(tr.wrong.Load())/float64(max(tr.fired[0], 1)), tr.fired[0], tr)
-}
-
-// number is what the variable name of the environment holds, or otherwise.
-func number(t *testing.T, name string, otherwise uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
 }
