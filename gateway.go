@@ -188,6 +188,9 @@ type Desired struct {
 	// Path names the property, its levels separated by dots: "heating.setpoint".
 	Path  string
 	Write PointID
+	// Place says where Write is and how a value is put there, as far as the mapping knows: a value that has been
+	// written to one place has not been written to another.
+	Place string
 	// Always writes it again whenever the twin is read and when the device is back, not only when it was
 	// changed.
 	Always bool

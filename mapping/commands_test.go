@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +35,13 @@ devices:
       - { when: { property: command, equals: lamp }, write: lamp, value: true }
       - { write: setpoint, from: value }
 `)
+	for i := range plant.Desired {
+		if place := &plant.Desired[i].Place; !strings.Contains(*place, " unit ") {
+			t.Errorf("%+v is nowhere", plant.Desired[i])
+		} else {
+			*place = ""
+		}
+	}
 	const boiler = gateway.IdentityID("boiler-plc")
 	command := func(value string) gateway.Property { return gateway.Property{Name: "command", Value: value} }
 	lit := gateway.BoolValue(true)
@@ -58,6 +66,30 @@ devices:
 	} {
 		if c.diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.what, c.diff)
+		}
+	}
+}
+
+func TestTheValueOfADesiredPropertyHasAnotherPlaceWhenItGoesElsewhere(t *testing.T) {
+	const text = `devices:
+  boiler:
+    identity: { device: boiler, sas_key: env:KEY }
+    modbus: { tcp: "10.0.0.7:502", unit: 1, addressing: zero }
+    poll: 5s
+    points:
+      setpoint: { at: holding 40, type: int16, write: { min: 0, max: 100 } }
+    desired:
+      setpoint: { write: setpoint }
+`
+	placed := func(text string) string { return good(t, text).Desired[0].Place }
+	before := placed(text)
+	for change, same := range map[string]bool{
+		"10.0.0.7=10.0.0.8": false, "unit: 1=unit: 2": false, "holding 40=holding 41": false, "int16=uint16": false,
+		"int16=int16, scale: 0.1": false, "poll: 5s=poll: 1s": true, "max: 100=max: 90": true,
+	} {
+		old, new, _ := strings.Cut(change, "=")
+		if after := placed(strings.Replace(text, old, new, 1)); (after == before) != same {
+			t.Errorf("%s: %q, and before %q", change, after, before)
 		}
 	}
 }

@@ -130,6 +130,7 @@ func (d *draft) result() *Plant {
 		p.Desired = append(p.Desired, dev.desired...)
 		p.Messages = append(p.Messages, dev.messages...)
 	}
+	p.placeDesired()
 	return p
 }
 

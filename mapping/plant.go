@@ -1,6 +1,8 @@
 package mapping
 
 import (
+	"fmt"
+
 	gateway "iothub-gateway"
 	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
@@ -101,4 +103,32 @@ type Device struct {
 	Identity gateway.IdentityID // "" if the device is local
 	Link     string             // name of its link in Links, or of its listener in Listeners
 	Unit     uint8              // of a Modbus device
+}
+
+// placeDesired says of each desired property where its value goes.
+func (p *Plant) placeDesired() {
+	rules := map[gateway.PointID][]*gateway.Desired{}
+	for i := range p.Desired {
+		rule := &p.Desired[i]
+		rules[rule.Write] = append(rules[rule.Write], rule)
+	}
+	for _, link := range p.Links {
+		for _, dev := range link.Devices {
+			for _, point := range dev.Points {
+				for _, rule := range rules[point.ID] {
+					rule.Place = placeOf(link.Address, dev.Unit, point)
+				}
+			}
+		}
+	}
+}
+
+// placeOf is where a point is written and what makes the registers of a value.
+func placeOf(address string, unit uint8, p modbus.Point) string {
+	text := fmt.Sprintf("%s unit %d %v %d.%d %v %d %s", address, unit, p.Table, p.Address, p.Bit, p.Type, p.Length, p.Order)
+	text += fmt.Sprintf(" %v %v %v", p.Scale, p.Offset, p.Enum)
+	if p.Linear != nil {
+		text += fmt.Sprintf(" %v", *p.Linear)
+	}
+	return text
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ const (
 
 // outcomeOf is what became of a desired value.
 type outcomeOf struct {
-	Hash   string `json:"hash"` // of the point and of the value's JSON text
+	Hash   string `json:"hash"` // of where it goes and of the value's JSON text
 	Status int    `json:"status"`
 }
 
@@ -205,7 +206,7 @@ func (s *session) applyRule(rule gateway.Desired, st step) int {
 		s.reportAck(rule.Path, []byte(`null`))
 		return applyChanged
 	}
-	text, hash := hashOf(rule.Write, value)
+	text, hash := hashOf(rule, value)
 	switch {
 	case st.due(rule, was, hash):
 		ack := s.pool.cfg.Desired(s.commands, s.member.ID, rule.Path, text)
@@ -265,11 +266,11 @@ func ackText(value json.Marshaler, status int, version int64, why string) []byte
 	return text
 }
 
-// hashOf is a desired value as JSON text and the hash of it and of the point that it is for: a property that
-// the mapping gives to another point has not been written there.
-func hashOf(point gateway.PointID, value any) (text []byte, hash string) {
+// hashOf is a desired value as JSON text and the hash of it and of where it goes: a property that the mapping
+// gives to another point, or a point that it moves, has not been written there.
+func hashOf(rule gateway.Desired, value any) (text []byte, hash string) {
 	text, _ = json.Marshal(value) // it came from JSON; the members of objects are sorted
-	sum := sha256.Sum256(append([]byte(point+"\x00"), text...))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", rule.Write, rule.Place, text))
 	return text, hex.EncodeToString(sum[:16])
 }
 

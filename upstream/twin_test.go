@@ -190,8 +190,12 @@ func TestADesiredPropertyThatIsForAnotherPointNowIsWrittenThere(t *testing.T) {
 	stop()
 	boiler.Write = "boiler-2/setpoint" // the mapping was changed
 	r.member = func(m *Member) { m.Desired = []gateway.Desired{boiler} }
-	r.run("d1")
+	stop = r.run("d1")
 	r.eventually("it is written to the other one", func() bool { return r.writes() == "setpoint=60 setpoint=60" })
+	stop()
+	boiler.Place = "10.0.0.7:502 unit 1 holding 41"
+	r.run("d1")
+	r.eventually("it is written to another register", func() bool { return r.writes() == "setpoint=60 setpoint=60 setpoint=60" })
 }
 
 func TestAMissedVersionCostsReadingTheWholeTwin(t *testing.T) {
