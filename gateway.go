@@ -54,9 +54,10 @@ type Adapter interface {
 	// Read fetches points from their devices now and returns one Sample a point, in the order asked.
 	// Its error is about the call (ErrUnknownPoint, ctx); a point that fails has Sample.Err.
 	Read(ctx context.Context, points []PointID) ([]Sample, error)
-	// Write sets one point and returns nil once the device has confirmed it. The error wraps
-	// ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused, ErrTooOften, ErrNoAnswer or ErrUncertain.
-	Write(ctx context.Context, point PointID, v Value) error
+	// Write sets one point and returns nil once the device has answered that it did, and the reading that by
+	// asks for has the value. The error wraps ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused, ErrTooOften,
+	// ErrNoAnswer or ErrUncertain.
+	Write(ctx context.Context, point PointID, v Value, by Confirm) error
 }
 
 // Point is the northbound half of a mapping entry: what a value means, whose it is, when it is
@@ -129,6 +130,18 @@ type Range struct {
 type WriteRule struct {
 	Min, Max *float64 // engineering units, both included; nil: no bound
 	Words    []string // the enum's words, in the order of the mapping; nil: a number
+	// Confirm says when a write counts as done, unless the method or desired property says otherwise.
+	Confirm Confirm
+}
+
+// Confirm says when a write counts as done, beside the device's answer to it (MB-73).
+type Confirm struct {
+	// By is the point whose reading must become the value that was written: the point itself, which must have
+	// it at the third look at the latest, or another of its device, which has as long as the caller waits. "" is
+	// none: the device's answer suffices.
+	By PointID
+	// Tolerance is how far the reading may be off.
+	Tolerance Deadband
 }
 
 // Identity is one IoT Hub identity of the plant and what every message of it carries.
@@ -159,6 +172,8 @@ type Method struct {
 	Queued time.Duration
 	// Require are points that must have these values just before the write; all of them.
 	Require []Requirement
+	// Confirm says when the write counts as done; nil: as its point says.
+	Confirm *Confirm
 }
 
 // Requirement is a value that a point must have for a method to write. Numbers are equal whatever their kind.
@@ -191,6 +206,8 @@ type Desired struct {
 	// Place says where Write is and how a value is put there, as far as the mapping knows: a value that has been
 	// written to one place has not been written to another.
 	Place string
+	// Confirm says when the write counts as done; nil: as its point says.
+	Confirm *Confirm
 	// Always writes it again whenever the twin is read and when the device is back, not only when it was
 	// changed.
 	Always bool

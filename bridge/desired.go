@@ -16,7 +16,7 @@ type desiredKey struct {
 }
 
 // Desired writes the value that a desired property has, raw JSON, and says what became of it. Its status is
-// 200 when the device has confirmed it and 202 when nothing was sent because the device cannot be reached or
+// 200 when it is done, as confirm of the property or its point wants it, and 202 when nothing was sent because the device cannot be reached or
 // is written too often: the caller tries again while the property is desired. Otherwise nothing happens to
 // this value any more: the statuses of Handle, 503 while the gateway stops. A value that was not written is
 // never given back: Value is then what the device says it has, if it answers.
@@ -40,13 +40,25 @@ func (d *Down) Desired(ctx context.Context, identity gateway.IdentityID, path st
 	f := d.put(ctx, m, v)
 	switch {
 	case f == nil:
-		return gateway.Ack{Value: v, Status: 200, Text: "written and confirmed"}
+		return gateway.Ack{Value: v, Status: 200, Text: doneText(m)}
 	case f.code == codeNoAnswer || f.code == codeBusy:
 		return gateway.Ack{Status: 202, Text: clip(f.text) + "; tried again while it is desired"}
 	case f.code == codeStopping:
 		return gateway.Ack{Status: f.status, Text: clip(f.text)}
 	}
 	return gateway.Ack{Value: d.present(ctx, m), Status: f.status, Text: clip(f.text)}
+}
+
+// doneText says how a write was confirmed, for people.
+func doneText(m *method) string {
+	switch by := confirmation(m.Write, m.confirm); by {
+	case bySent:
+		return "written; the device has answered, and the value was not read back"
+	case byReadBack:
+		return "written and read back"
+	default:
+		return "written, and " + by + " has the value"
+	}
 }
 
 // present is what the point has now; Absent if its device does not say.
@@ -73,7 +85,7 @@ func kindOf(raw []byte) string {
 	return string(raw)
 }
 
-// put writes v, an allowed value, and returns what went wrong; nil once the device has confirmed it.
+// put writes v, an allowed value, and returns what went wrong; nil once it is confirmed as m wants it.
 func (d *Down) put(ctx context.Context, m *method, v gateway.Value) *failure {
 	device := d.device(m.Write)
 	if device == nil {
@@ -82,7 +94,7 @@ func (d *Down) put(ctx context.Context, m *method, v gateway.Value) *failure {
 	}
 	work, cancel := context.WithTimeout(ctx, cmp.Or(m.Timeout, defaultTimeout))
 	defer cancel()
-	if err := device.Write(work, m.Write, v); err != nil {
+	if err := device.Write(work, m.Write, v, m.confirm); err != nil {
 		f := writeFailure(ctx, m.Write, err)
 		return &f
 	}

@@ -24,7 +24,7 @@ const (
 // type must be comparable, as a pointer is: points of one Device are read in one call.
 type Device interface {
 	Read(ctx context.Context, points []gateway.PointID) ([]gateway.Sample, error)
-	Write(ctx context.Context, point gateway.PointID, v gateway.Value) error
+	Write(ctx context.Context, point gateway.PointID, v gateway.Value, by gateway.Confirm) error
 }
 
 // DownConfig is what commands may do, and through whom.
@@ -73,6 +73,7 @@ type methodKey struct {
 type method struct {
 	gateway.Method
 	rule    *gateway.WriteRule // of the point that is written
+	confirm gateway.Confirm    // when that counts as done
 	targets []target           // the points that are read
 	anyBody bool               // a constant is written whatever the payload is
 	require []target           // the points of Require, in its order
@@ -104,7 +105,7 @@ func NewDown(cfg DownConfig) *Down {
 		if m.Queued > 0 {
 			d.queues[queuedKey{m.Identity, m.Write}] = true
 		}
-		return &method{Method: m, rule: d.points[m.Write].Write, targets: targetsOf(m.Read, d.points),
+		return &method{Method: m, rule: d.points[m.Write].Write, confirm: d.confirmOf(m), targets: targetsOf(m.Read, d.points),
 			require: targetsOf(pointsOf(m.Require), d.points), inWork: slots[m.Identity]}
 	}
 	for _, m := range cfg.Methods {
@@ -116,11 +117,23 @@ func NewDown(cfg DownConfig) *Down {
 		d.rules[r.Identity] = append(d.rules[r.Identity], &messageRule{when: r.When, action: m})
 	}
 	for _, p := range cfg.Desired {
-		m := prepare(gateway.Method{Identity: p.Identity, Name: p.Path, Write: p.Write})
+		m := prepare(gateway.Method{Identity: p.Identity, Name: p.Path, Write: p.Write, Confirm: p.Confirm})
 		m.targets = targetsOf([]gateway.PointID{p.Write}, d.points)
 		d.desired[desiredKey{p.Identity, p.Path}] = m
 	}
 	return d
+}
+
+// confirmOf is when the write of a method counts as done.
+func (d *Down) confirmOf(m gateway.Method) gateway.Confirm {
+	rule := d.points[m.Write].Write
+	switch {
+	case m.Confirm != nil:
+		return *m.Confirm
+	case rule != nil:
+		return rule.Confirm
+	}
+	return gateway.Confirm{}
 }
 
 // targetsOf names the points that a method reads: by their field, or by their id where two of them
@@ -149,7 +162,9 @@ func targetsOf(ids []gateway.PointID, points map[gateway.PointID]gateway.Point) 
 
 // Handle carries a command out, or refuses it, and says what really happened (MAP-33):
 //
-//	200  {"point":"boiler/setpoint","written":65,"t":"..."}        the device confirmed
+//	200  {"point":"boiler/setpoint","written":65,"confirmed":"read-back","t":"..."}  done: the point
+//	     reads what was written. "boiler/flow": that point has the value. "sent": the device has
+//	     answered that it did it, and nobody looked
 //	202  {"point":"boiler/setpoint","waiting":65,"expires":"..."}  it waits for its device, durably
 //	200  {"values":{...},"quality":{"field":"comm: ..."},"t":"..."}  at least one point was read;
 //	     quality names those that were not, and is left out if there are none
@@ -167,7 +182,7 @@ func targetsOf(ids []gateway.PointID, points map[gateway.PointID]gateway.Point) 
 //
 // Everything but 200 has the body {"error":"...","code":"...","point":"..."}, code being the quoted
 // word; point is left out where the trouble is not a point's. t is RFC 3339 in UTC with milliseconds:
-// when the device confirmed, or the newest reading. A body is at most 128 KiB (METH-8).
+// when it was confirmed, or the newest reading. A body is at most 128 KiB (METH-8).
 //
 // Handle returns when the device has answered or the method's timeout is over; a Device that ignores
 // its ctx delays it.
@@ -239,7 +254,7 @@ func (d *Down) write(ctx context.Context, m *method, o order) gateway.Reply {
 	if f := d.put(ctx, m, v); f != nil {
 		return f.reply()
 	}
-	return written(id, v, time.Now())
+	return written(id, v, m.confirm, time.Now())
 }
 
 func noAdapter(id gateway.PointID) error {

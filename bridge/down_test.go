@@ -19,13 +19,15 @@ type plc struct {
 	write func(context.Context, gateway.PointID, gateway.Value) error
 	read  func(context.Context, []gateway.PointID) ([]gateway.Sample, error)
 
-	mu      sync.Mutex // guards written and reads
-	written []string
-	reads   [][]gateway.PointID
+	mu       sync.Mutex // guards the fields below
+	written  []string
+	confirms []gateway.Confirm // what the writes were to be confirmed by
+	reads    [][]gateway.PointID
 }
 
-func (p *plc) Write(ctx context.Context, id gateway.PointID, v gateway.Value) error {
+func (p *plc) Write(ctx context.Context, id gateway.PointID, v gateway.Value, by gateway.Confirm) error {
 	p.mu.Lock()
+	p.confirms = append(p.confirms, by)
 	p.written = append(p.written, fmt.Sprintf("%s=%v", id, v))
 	p.mu.Unlock()
 	if p.write == nil {
@@ -48,7 +50,7 @@ func constant(v gateway.Value) *gateway.Value { return &v }
 // boiler is a plant with every kind of method on the identity "boiler".
 func boiler(device Device) DownConfig {
 	setpoint, mode, lamp, flow := field("boiler", "setpoint"), field("boiler", "mode"), field("boiler", "lamp"), field("boiler", "flow")
-	setpoint.Write = &gateway.WriteRule{Min: limit(30), Max: limit(85)}
+	setpoint.Write = &gateway.WriteRule{Min: limit(30), Max: limit(85), Confirm: gateway.Confirm{By: setpoint.ID}}
 	mode.Write = &gateway.WriteRule{Words: []string{"off", "auto"}}
 	lamp.Write = &gateway.WriteRule{}
 	method := func(name string, m gateway.Method) gateway.Method {
@@ -87,15 +89,15 @@ func answer(t *testing.T, r gateway.Reply) map[string]any {
 func TestAConfirmedWriteSaysWhatWasWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the clock says 2000-01-01T00:00:00Z
 		for _, c := range []struct{ name, payload, written, body string }{
-			{"setSetpoint", `{"value": 65, "by": "anna"}`, "boiler/setpoint=65", `{"point":"boiler/setpoint","written":65,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"setSetpoint", `{"value": 30}`, "boiler/setpoint=30", `{"point":"boiler/setpoint","written":30,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"setSetpoint", `{"value": 84.5}`, "boiler/setpoint=84.5", `{"point":"boiler/setpoint","written":84.5,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"setMode", `{"mode": "auto"}`, "boiler/mode=auto", `{"point":"boiler/mode","written":"auto","t":"2000-01-01T00:00:00.000Z"}`},
-			{"setLamp", `{"on": false}`, "boiler/lamp=false", `{"point":"boiler/lamp","written":false,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"lampOn", ``, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"lampOn", ` null `, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"lampOn", `""`, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"t":"2000-01-01T00:00:00.000Z"}`},
-			{"lampOn", `{ }`, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"t":"2000-01-01T00:00:00.000Z"}`},
+			{"setSetpoint", `{"value": 65, "by": "anna"}`, "boiler/setpoint=65", `{"point":"boiler/setpoint","written":65,"confirmed":"read-back","t":"2000-01-01T00:00:00.000Z"}`},
+			{"setSetpoint", `{"value": 30}`, "boiler/setpoint=30", `{"point":"boiler/setpoint","written":30,"confirmed":"read-back","t":"2000-01-01T00:00:00.000Z"}`},
+			{"setSetpoint", `{"value": 84.5}`, "boiler/setpoint=84.5", `{"point":"boiler/setpoint","written":84.5,"confirmed":"read-back","t":"2000-01-01T00:00:00.000Z"}`},
+			{"setMode", `{"mode": "auto"}`, "boiler/mode=auto", `{"point":"boiler/mode","written":"auto","confirmed":"sent","t":"2000-01-01T00:00:00.000Z"}`},
+			{"setLamp", `{"on": false}`, "boiler/lamp=false", `{"point":"boiler/lamp","written":false,"confirmed":"sent","t":"2000-01-01T00:00:00.000Z"}`},
+			{"lampOn", ``, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"confirmed":"sent","t":"2000-01-01T00:00:00.000Z"}`},
+			{"lampOn", ` null `, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"confirmed":"sent","t":"2000-01-01T00:00:00.000Z"}`},
+			{"lampOn", `""`, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"confirmed":"sent","t":"2000-01-01T00:00:00.000Z"}`},
+			{"lampOn", `{ }`, "boiler/lamp=true", `{"point":"boiler/lamp","written":true,"confirmed":"sent","t":"2000-01-01T00:00:00.000Z"}`},
 		} {
 			device := &plc{}
 			r := call(NewDown(boiler(device)), c.name, c.payload)

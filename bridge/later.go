@@ -279,10 +279,14 @@ func (l *Later) writeNow(ctx context.Context, w *waiting, d *Down, e entry) (rep
 	if w.change(l.state, &e) != nil {
 		return reply, false
 	}
-	f := d.put(ctx, &method{Method: gateway.Method{Write: e.Point}}, v)
+	m := &method{Method: gateway.Method{Write: e.Point}, confirm: point.Write.Confirm}
+	if by := d.methods[methodKey{e.Identity, e.Name}]; by != nil && by.Write == e.Point {
+		m.confirm = by.confirm
+	}
+	f := d.put(ctx, m, v)
 	switch {
 	case f == nil:
-		return written(e.Point, v, time.Now()), true
+		return written(e.Point, v, m.confirm, time.Now()), true
 	case f.code == codeNoAnswer, f.code == codeBusy, f.code == codeStopping:
 		e.Begun = false
 		_ = w.change(l.state, &e) // if it cannot be noted, a restart takes it for uncertain

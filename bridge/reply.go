@@ -66,10 +66,28 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:maxErrorText], "") + "..."
 }
 
-// written is the reply to a write that the device confirmed at t.
-func written(id gateway.PointID, v gateway.Value, t time.Time) gateway.Reply {
+// The ways in which a write was confirmed, beside the name of a point that has the value.
+const (
+	bySent     = "sent"
+	byReadBack = "read-back"
+)
+
+// confirmation names how a write of the point was confirmed.
+func confirmation(id gateway.PointID, c gateway.Confirm) string {
+	switch c.By {
+	case "":
+		return bySent
+	case id:
+		return byReadBack
+	}
+	return string(c.By)
+}
+
+// written is the reply to a write that was confirmed at t.
+func written(id gateway.PointID, v gateway.Value, by gateway.Confirm, t time.Time) gateway.Reply {
 	b := appendText([]byte(`{"point":`), string(id))
 	b = v.AppendJSON(append(b, `,"written":`...))
+	b = appendText(append(b, `,"confirmed":`...), confirmation(id, by))
 	return gateway.Reply{Status: 200, Body: append(appendTime(b, t), '}')}
 }
 

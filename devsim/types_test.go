@@ -173,7 +173,7 @@ func TestTheAdapterReadsAndWritesEveryTypeAsTheSimulatorHasIt(t *testing.T) {
 			if !p.Writable || !ok {
 				continue
 			}
-			if err := a.Write(t.Context(), p.ID, v); err != nil {
+			if err := a.Write(t.Context(), p.ID, v, gateway.Confirm{}); err != nil {
 				t.Errorf("%s: write %v: %v", p.ID, v, err)
 			}
 			if got := valueOf(t, s, p.ID); got != v {

@@ -55,7 +55,7 @@ func (d *draft) readDesired(n node, dev *device) {
 			continue
 		}
 		if p := write.target(dev); p != nil && p.writable(write, "desired property "+quote(f.name)) {
-			rule.Write = p.north.ID
+			rule.Write, rule.Confirm = p.north.ID, s.confirm(write, dev)
 			dev.desired = append(dev.desired, rule)
 		}
 	}

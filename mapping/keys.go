@@ -108,9 +108,9 @@ func (p place) keys() []string {
 	case inWrite:
 		return []string{"min", "max", "enum", "confirm", "persist", "rate"}
 	case inMethod:
-		return []string{"write", "from", "value", "read", "timeout", "require", "deliver", "expires"}
+		return []string{"write", "from", "value", "read", "timeout", "require", "confirm", "deliver", "expires"}
 	case inDesired:
-		return []string{"write", "apply"}
+		return []string{"write", "apply", "confirm"}
 	case inMessage:
 		return []string{"when", "write", "from", "value", "deliver", "expires"}
 	case inWhen:

@@ -81,7 +81,7 @@ func (n node) target(dev *device) *point {
 }
 
 func (s section) readingMethod(read node, dev *device, m *gateway.Method) {
-	for _, key := range []string{"from", "value", "require", "deliver", "expires"} {
+	for _, key := range []string{"from", "value", "require", "deliver", "expires", "confirm"} {
 		if n, ok := s.get(key); ok {
 			n.refuse("E165", "%s is for methods that write; drop it", key)
 		}
@@ -104,6 +104,7 @@ func (s section) writingMethod(write node, dev *device, m *gateway.Method) {
 	w := s.writing(write, dev, "method "+quote(m.Name))
 	m.Write, m.From, m.Value = w.point, w.from, w.value
 	m.Queued = s.queued()
+	m.Confirm = s.confirm(write, dev)
 	n, ok := s.get("require")
 	switch {
 	case !ok:
@@ -112,6 +113,17 @@ func (s section) writingMethod(write node, dev *device, m *gateway.Method) {
 	default:
 		m.Require = n.requirements(dev)
 	}
+}
+
+// confirm reads when the write of a method or desired property counts as done; nil: as the point says.
+func (s section) confirm(write node, dev *device) *gateway.Confirm {
+	n, ok := s.get("confirm")
+	p := dev.byName[write.yaml.Value]
+	if !ok || p == nil {
+		return nil
+	}
+	c := n.confirming(p)
+	return &c
 }
 
 // requirements reads which values points of the device must have.

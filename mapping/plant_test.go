@@ -452,7 +452,7 @@ func TestWhatAPointMeansIsRead(t *testing.T) {
 			t.Errorf("\n got %s\nwant %s", got, want)
 		}
 	}
-	if w := north(t, one(t, "x: { at: holding 0, type: uint16, enum: { 2: b, 1: a }, write: true }"), "d/x").Write; !cmp.Equal(w, &gateway.WriteRule{Words: []string{"b", "a"}}) {
+	if w := north(t, one(t, "x: { at: holding 0, type: uint16, enum: { 2: b, 1: a }, write: true }"), "d/x").Write; !cmp.Equal(w, &gateway.WriteRule{Words: []string{"b", "a"}, Confirm: gateway.Confirm{By: "d/x"}}) {
 		t.Errorf("%+v", w)
 	}
 }

@@ -19,7 +19,7 @@ type point struct {
 	reported coap.Point
 	// factor is the scale that names a point of the device instead of a number, and factorName that point.
 	factor node
-	// confirm is the name of the point that confirms writes; the zero node without one.
+	// confirm says when a write is done; the zero node: as is built in.
 	confirm    node
 	factorName string
 	nth        int  // of all points, in the order of the file

@@ -19,8 +19,7 @@ func (p *point) readWrite() {
 	if !ok {
 		return
 	}
-	rule := &gateway.WriteRule{}
-	p.south.Confirm.By = p.south.ID
+	rule := &gateway.WriteRule{Confirm: gateway.Confirm{By: p.south.ID}}
 	limited := false
 	for _, w := range p.south.Enum {
 		rule.Words = append(rule.Words, w.Word)
@@ -65,15 +64,7 @@ func (p *point) readWords(s section, rule *gateway.WriteRule) {
 // readHow reads when a write is done, and how often there may be one.
 func (p *point) readHow(s section) {
 	const mostOften, persistent = 100, 1.0 / 60
-	if n, ok := s.get("confirm"); ok {
-		switch text, _ := n.text(); text {
-		case "sent":
-			p.south.Confirm.By = ""
-		case "", "read-back":
-		default:
-			p.confirm = n
-		}
-	}
+	p.confirm, _ = s.get("confirm")
 	rate, rated := s.get("rate")
 	if rated {
 		perSecond, ok := rate.number()
@@ -91,27 +82,41 @@ func (p *point) readHow(s section) {
 	}
 }
 
-// findConfirmations finds the points that confirm writes of others.
+// findConfirmations finds what confirms the writes of each point.
 func (dev *device) findConfirmations() {
 	for _, p := range dev.points {
-		if p.confirm.yaml == nil {
-			continue
-		}
-		name := p.confirm.yaml.Value
-		switch by := dev.byName[name]; {
-		case by == nil && dev.partial:
-		case by == nil:
-			var names []string
-			for _, other := range dev.points {
-				names = append(names, other.name)
-			}
-			p.confirm.complain("E141", "confirm: %s is neither sent nor read-back, and no point of %s%s", quote(name), quote(dev.name), didYouMean(name, append(names, "sent", "read-back")))
-		case by.typed && p.typed && (by.measures() != p.measures() || by.bits() != p.bits()):
-			p.confirm.complain("E141", "%s (line %d) can never have the value of %s: it is %s", quote(name), by.key.line, quote(p.name), by.shape("confirm"))
-		default:
-			p.south.Confirm.By, p.south.Confirm.Tolerance = by.south.ID, by.north.Publish.Deadband
+		if p.confirm.yaml != nil {
+			p.north.Write.Confirm = p.confirm.confirming(p)
 		}
 	}
+}
+
+// confirming is what confirms a write of p: nothing but the device's answer, its own reading, or that of another
+// point of the device.
+func (n node) confirming(p *point) (c gateway.Confirm) {
+	name, ok := n.text()
+	switch {
+	case !ok, name == "sent":
+		return c
+	case name == "read-back":
+		c.By = p.south.ID
+		return c
+	}
+	dev := p.device
+	switch by := dev.byName[name]; {
+	case by == nil && dev.partial:
+	case by == nil:
+		var names []string
+		for _, other := range dev.points {
+			names = append(names, other.name)
+		}
+		n.complain("E141", "confirm: %s is neither sent nor read-back, and no point of %s%s", quote(name), quote(dev.name), didYouMean(name, append(names, "sent", "read-back")))
+	case by.typed && p.typed && (by.measures() != p.measures() || by.bits() != p.bits()):
+		n.complain("E141", "%s (line %d) can never have the value of %s: it is %s", quote(name), by.key.line, quote(p.name), by.shape("confirm"))
+	default:
+		c.By, c.Tolerance = by.south.ID, by.north.Publish.Deadband
+	}
+	return c
 }
 
 // checkWrite wants a table that can be written, and limits for what can hurt.

@@ -133,12 +133,12 @@ func (s *session) tellOutcome(m *gateway.CloudMessage, r gateway.Reply) {
 }
 
 // Outcome is what is reported of a message, or of a command that waited: its id or name, the reply's status,
-// the time, and what the reply's body says of point, written, waiting, expires, error, code and exception.
+// the time, and what the reply's body says of point, written, confirmed, waiting, expires, error, code and exception.
 func Outcome(id string, r gateway.Reply) []byte {
 	object := map[string]any{}
 	_ = json.Unmarshal(r.Body, &object) // the bodies are ours
 	whole := map[string]any{"id": id, "status": r.Status, "t": time.Now().UTC().Format(creationTimeFormat)}
-	for _, name := range []string{"point", "written", "waiting", "expires", "error", "code", "exception"} {
+	for _, name := range []string{"point", "written", "confirmed", "waiting", "expires", "error", "code", "exception"} {
 		whole[name] = object[name] // null deletes what the one before had
 	}
 	text, err := json.Marshal(whole)

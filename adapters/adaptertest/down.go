@@ -15,7 +15,7 @@ func unknownPoints(t *testing.T, s Setup) {
 	if _, err := s.Adapter.Read(within(t), []gateway.PointID{s.Good, unknown}); !errors.Is(err, gateway.ErrUnknownPoint) {
 		t.Errorf("Read of an unknown point: %v", err)
 	}
-	if err := s.Adapter.Write(within(t), unknown, gateway.BoolValue(true)); !errors.Is(err, gateway.ErrUnknownPoint) {
+	if err := s.Adapter.Write(within(t), unknown, gateway.BoolValue(true), gateway.Confirm{}); !errors.Is(err, gateway.ErrUnknownPoint) {
 		t.Errorf("Write of an unknown point: %v", err)
 	}
 }
@@ -50,7 +50,7 @@ func readOnly(t *testing.T, s Setup) {
 	}
 	start(t, s, nil)
 	for _, v := range []gateway.Value{gateway.BoolValue(true), gateway.UintValue(1), gateway.TextValue("x")} {
-		if err := s.Adapter.Write(within(t), s.ReadOnly, v); !errors.Is(err, gateway.ErrReadOnly) {
+		if err := s.Adapter.Write(within(t), s.ReadOnly, v, gateway.Confirm{}); !errors.Is(err, gateway.ErrReadOnly) {
 			t.Errorf("Write of %v: %v", v, err)
 		}
 	}
@@ -62,7 +62,7 @@ func writeShows(t *testing.T, s Setup) {
 	}
 	start(t, s, nil)
 	for _, v := range []gateway.Value{s.Values[0], s.Values[1], s.Values[0]} {
-		if err := s.Adapter.Write(within(t), s.Writable, v); err != nil {
+		if err := s.Adapter.Write(within(t), s.Writable, v, gateway.Confirm{}); err != nil {
 			t.Fatalf("Write of %v: %v", v, err)
 		}
 		s.check(t, v)
@@ -86,11 +86,11 @@ func misfit(t *testing.T, s Setup) {
 		return
 	}
 	start(t, s, nil)
-	if err := s.Adapter.Write(within(t), s.Writable, s.Values[0]); err != nil {
+	if err := s.Adapter.Write(within(t), s.Writable, s.Values[0], gateway.Confirm{}); err != nil {
 		t.Fatalf("Write: %v", err)
 	}
 	for _, v := range []gateway.Value{s.Misfit, {}} {
-		if err := s.Adapter.Write(within(t), s.Writable, v); !errors.Is(err, gateway.ErrRange) {
+		if err := s.Adapter.Write(within(t), s.Writable, v, gateway.Confirm{}); !errors.Is(err, gateway.ErrRange) {
 			t.Errorf("Write of %v: %v", v, err)
 		}
 	}
@@ -110,10 +110,10 @@ func callsEnd(t *testing.T, s Setup) {
 	if s.Writable == "" {
 		return
 	}
-	if err := s.Adapter.Write(within(t), s.Writable, s.Values[0]); err != nil {
+	if err := s.Adapter.Write(within(t), s.Writable, s.Values[0], gateway.Confirm{}); err != nil {
 		t.Fatalf("Write: %v", err)
 	}
-	err := s.Adapter.Write(over, s.Writable, s.Values[1])
+	err := s.Adapter.Write(over, s.Writable, s.Values[1], gateway.Confirm{})
 	if !errors.Is(err, gateway.ErrNoAnswer) || errors.Is(err, gateway.ErrUncertain) {
 		t.Errorf("Write with a context that has ended: %v", err)
 	}
@@ -134,7 +134,7 @@ func callsAfterTheEnd(t *testing.T, s Setup) {
 		}
 	}
 	if s.Writable != "" {
-		if err := s.Adapter.Write(within(t), s.Writable, s.Values[0]); !errors.Is(err, gateway.ErrNoAnswer) {
+		if err := s.Adapter.Write(within(t), s.Writable, s.Values[0], gateway.Confirm{}); !errors.Is(err, gateway.ErrNoAnswer) {
 			t.Errorf("Write after the end: %v", err)
 		}
 	}
@@ -155,7 +155,7 @@ func manyCallers(t *testing.T, s Setup) {
 				}
 			}
 			if s.Writable != "" {
-				if err := s.Adapter.Write(within(t), s.Writable, s.Values[n%2]); err != nil {
+				if err := s.Adapter.Write(within(t), s.Writable, s.Values[n%2], gateway.Confirm{}); err != nil {
 					t.Errorf("Write: %v", err)
 				}
 			}

@@ -133,7 +133,7 @@ func (m *memory) over(ctx context.Context) error {
 	return nil
 }
 
-func (m *memory) Write(ctx context.Context, id gateway.PointID, v gateway.Value) error {
+func (m *memory) Write(ctx context.Context, id gateway.PointID, v gateway.Value, _ gateway.Confirm) error {
 	if !m.has(id) {
 		return gateway.ErrUnknownPoint
 	}

@@ -183,7 +183,7 @@ func (a *Adapter) Read(_ context.Context, points []gateway.PointID) ([]gateway.S
 }
 
 // Write answers ErrReadOnly: who only reports is not written to (COAP-51).
-func (a *Adapter) Write(_ context.Context, p gateway.PointID, _ gateway.Value) error {
+func (a *Adapter) Write(_ context.Context, p gateway.PointID, _ gateway.Value, _ gateway.Confirm) error {
 	name, ok := a.points[p]
 	if !ok {
 		return a.unknown(p)

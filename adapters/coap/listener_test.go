@@ -295,10 +295,10 @@ func TestReadAndWriteSayThatTheDeviceReportsByItself(t *testing.T) {
 	if _, err := a.Read(ctx, []gateway.PointID{"d/temp", "d/nothing"}); !errors.Is(err, gateway.ErrUnknownPoint) {
 		t.Errorf("Read: %v", err)
 	}
-	if err := a.Write(ctx, "d/temp", gateway.IntValue(1)); !errors.Is(err, gateway.ErrReadOnly) {
+	if err := a.Write(ctx, "d/temp", gateway.IntValue(1), gateway.Confirm{}); !errors.Is(err, gateway.ErrReadOnly) {
 		t.Errorf("Write: %v", err)
 	}
-	if err := a.Write(ctx, "d/nothing", gateway.IntValue(1)); !errors.Is(err, gateway.ErrUnknownPoint) {
+	if err := a.Write(ctx, "d/nothing", gateway.IntValue(1), gateway.Confirm{}); !errors.Is(err, gateway.ErrUnknownPoint) {
 		t.Errorf("Write: %v", err)
 	}
 }

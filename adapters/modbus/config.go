@@ -93,23 +93,11 @@ type Point struct {
 	Flags []Flag
 	// NotAvailable are raw values that mean "no value"; compared with the bits as read, in Order.
 	NotAvailable []uint64
-	// Confirm says when a write of the point counts as done.
-	Confirm Confirm
 	// WriteRate is the most writes a second of the point, such as 1/60; 0 for no limit.
 	WriteRate float64
 	// Poll is the period; 0 reads once after each start of the gateway.
 	Poll     time.Duration
 	Writable bool
-}
-
-// Confirm says when a write counts as done, beside the device's answer to it (MB-73).
-type Confirm struct {
-	// By is the point whose reading must become the value that was written: the point itself, which must have
-	// it at the third try at the latest, or another of the link, which has as long as the caller waits. "" is
-	// none: the device's answer suffices.
-	By gateway.PointID
-	// Tolerance is how far the reading may be off.
-	Tolerance gateway.Deadband
 }
 
 // Linear maps raw values From[0]..From[1] to To[0]..To[1] on a straight line.

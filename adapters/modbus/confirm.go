@@ -16,15 +16,14 @@ const (
 	readBacks = 3
 )
 
-// confirm waits until the reading that confirms a write of v has the value. Its error wraps ErrUncertain:
+// confirm waits until the reading that by asks for has the value v that was written. Its error wraps ErrUncertain:
 // the device took the write, but nobody can see that it did what it was told.
-func (a *Adapter) confirm(ctx context.Context, c codec, v gateway.Value) error {
-	by := c.p.Confirm.By
-	if by == "" {
+func (a *Adapter) confirm(ctx context.Context, c codec, v gateway.Value, by gateway.Confirm) error {
+	if by.By == "" {
 		return nil
 	}
 	want, tries := v, math.MaxInt
-	if by == c.p.ID {
+	if by.By == c.p.ID {
 		var err error
 		if want, err = c.settled(v); err != nil {
 			return fmt.Errorf("%w: %v", gateway.ErrUncertain, err)
@@ -32,20 +31,20 @@ func (a *Adapter) confirm(ctx context.Context, c codec, v gateway.Value) error {
 		tries = readBacks
 	}
 	for try := 1; ; try++ {
-		samples, err := a.Read(ctx, []gateway.PointID{by})
+		samples, err := a.Read(ctx, []gateway.PointID{by.By})
 		if err == nil {
 			err = samples[0].Err
 		}
-		if err == nil && agree(samples[0].Value, want, c.p.Confirm.Tolerance) {
+		if err == nil && agree(samples[0].Value, want, by.Tolerance) {
 			return nil
 		}
 		if try < tries && sleep(ctx, settle) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %s cannot be read back: %v", gateway.ErrUncertain, by, err) // not %w: that error is about a read
+			return fmt.Errorf("%w: %s cannot be read back: %v", gateway.ErrUncertain, by.By, err) // not %w: that error is about a read
 		}
-		return fmt.Errorf("%w: %s is %s, not %s", gateway.ErrUncertain, by, samples[0].Value, want)
+		return fmt.Errorf("%w: %s is %s, not %s", gateway.ErrUncertain, by.By, samples[0].Value, want)
 	}
 }
 

@@ -13,13 +13,9 @@ import (
 // stubborn is a device with a set-point in 10, its actual value in 20 and a bit in 30.
 func stubborn() Device {
 	d := Device{Name: "d", Unit: 1, Points: points("d", Holding, time.Hour, 10, 20)}
-	d.Points[0].Confirm = Confirm{By: "d/10"}
 	follow := reg(Int16, scaled(0.1, 0), func(p *Point) { p.ID, p.Address, p.Poll = "d/follow", 11, time.Hour })
-	follow.Confirm = Confirm{By: "d/20", Tolerance: gateway.Deadband{Absolute: 2}}
 	flag := reg(Bool, bit(2), func(p *Point) { p.ID, p.Address, p.Poll = "d/flag", 30, time.Hour })
-	flag.Confirm = Confirm{By: "d/flag"}
 	half := reg(Float32, func(p *Point) { p.ID, p.Address, p.Poll = "d/float", 40, time.Hour })
-	half.Confirm = Confirm{By: "d/float"}
 	d.Points = append(d.Points, follow, flag, half)
 	return d
 }
@@ -33,7 +29,7 @@ func TestAWriteIsDoneOnceItCanBeReadBack(t *testing.T) {
 			"d/10": gateway.UintValue(7), "d/flag": gateway.BoolValue(true), "d/float": gateway.FloatValue(1.23456789012),
 		} {
 			began := time.Now()
-			if err := r.Write(t.Context(), point, v); err != nil {
+			if err := r.Write(t.Context(), point, v, gateway.Confirm{By: point}); err != nil {
 				t.Errorf("%s: %v", point, err)
 			}
 			if took := time.Since(began); took > 100*time.Millisecond {
@@ -56,9 +52,12 @@ func TestAWriteThatTheDeviceIgnoresIsNotCalledDone(t *testing.T) {
 				return r.fc == 6
 			}
 		})
-		err := r.Write(t.Context(), "d/10", gateway.UintValue(7))
+		err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{By: "d/10"})
 		if !errors.Is(err, gateway.ErrUncertain) || !strings.Contains(err.Error(), "d/10 is 10, not 7") {
 			t.Errorf("%v", err)
+		}
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{}); err != nil {
+			t.Errorf("who does not want it read back hears what the device says: %v", err)
 		}
 	})
 }
@@ -76,7 +75,7 @@ func TestAWriteThatCannotBeReadBackIsUncertain(t *testing.T) {
 				return r.fc == 3
 			}
 		})
-		err := r.Write(t.Context(), "d/10", gateway.UintValue(7))
+		err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{By: "d/10"})
 		if !errors.Is(err, gateway.ErrUncertain) || errors.Is(err, gateway.ErrRefused) {
 			t.Errorf("%v", err)
 		}
@@ -91,8 +90,9 @@ func TestAWriteIsConfirmedByAnotherPointThatFollows(t *testing.T) {
 		time.AfterFunc(3*time.Second, func() {
 			f.set(func(f *field) { f.values[spot{1, Holding, 20}] = 99 }) // 100, give or take 2
 		})
+		followed := gateway.Confirm{By: "d/20", Tolerance: gateway.Deadband{Absolute: 2}}
 		began := time.Now()
-		if err := r.Write(t.Context(), "d/follow", gateway.FloatValue(100)); err != nil {
+		if err := r.Write(t.Context(), "d/follow", gateway.FloatValue(100), followed); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took < 3*time.Second || took > 4*time.Second {
@@ -100,7 +100,7 @@ func TestAWriteIsConfirmedByAnotherPointThatFollows(t *testing.T) {
 		}
 		ctx, cancel := contextFor(t, 2*time.Second)
 		defer cancel()
-		if err := r.Write(ctx, "d/follow", gateway.FloatValue(200)); !errors.Is(err, gateway.ErrUncertain) {
+		if err := r.Write(ctx, "d/follow", gateway.FloatValue(200), followed); !errors.Is(err, gateway.ErrUncertain) {
 			t.Errorf("%v", err)
 		}
 	})
@@ -115,18 +115,18 @@ func TestAPointIsWrittenNoMoreOftenThanItsRate(t *testing.T) {
 		pass(2 * time.Second)
 		ctx, cancel := contextFor(t, 25*time.Second)
 		defer cancel()
-		if err := r.Write(ctx, "d/10", gateway.UintValue(1)); err != nil {
+		if err := r.Write(ctx, "d/10", gateway.UintValue(1), gateway.Confirm{}); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := r.Write(ctx, "d/10", gateway.UintValue(2)); !errors.Is(err, gateway.ErrTooOften) || time.Since(began) > 0 || f.register(1, 10) != 1 {
+		if err := r.Write(ctx, "d/10", gateway.UintValue(2), gateway.Confirm{}); !errors.Is(err, gateway.ErrTooOften) || time.Since(began) > 0 || f.register(1, 10) != 1 {
 			t.Errorf("%v", err)
 		}
-		if err := r.Write(ctx, "d/11", gateway.UintValue(2)); err != nil {
+		if err := r.Write(ctx, "d/11", gateway.UintValue(2), gateway.Confirm{}); err != nil {
 			t.Errorf("another point: %v", err)
 		}
 		pass(time.Minute)
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(3)); err != nil {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(3), gateway.Confirm{}); err != nil {
 			t.Errorf("a minute later: %v", err)
 		}
 	})

@@ -157,7 +157,7 @@ func TestAnIndependentServerUnderstandsEveryRequest(t *testing.T) {
 		{"d/lamp", gateway.BoolValue(true)}, {"d/lamp", gateway.BoolValue(false)},
 		{"d/bit", gateway.BoolValue(false)}, {"d/bit", gateway.BoolValue(true)}, // it has no FC 22
 	} {
-		if err := r.Write(t.Context(), c.point, c.v); err != nil {
+		if err := r.Write(t.Context(), c.point, c.v, gateway.Confirm{}); err != nil {
 			t.Errorf("%s: %v", c.point, err)
 		}
 		s, err := r.Read(t.Context(), []gateway.PointID{c.point, "d/once", "d/fixed"})

@@ -28,15 +28,15 @@ func TestAWriteIsNotConfirmedByItsOwnEcho(t *testing.T) {
 			p := points("d", Holding, time.Hour, 100)
 			lamp := points("d", Coil, time.Hour, 5)
 			r := tr.start(t, f, Config{Timeout: lineTimeout, Devices: []Device{{Name: "d", Unit: 7, Points: append(p, lamp...)}}})
-			if err := r.Write(t.Context(), "d/100", gateway.UintValue(3)); err != nil || f.register(7, 100) != 3 {
+			if err := r.Write(t.Context(), "d/100", gateway.UintValue(3), gateway.Confirm{}); err != nil || f.register(7, 100) != 3 {
 				t.Errorf("%v, %d", err, f.register(7, 100))
 			}
-			if err := r.Write(t.Context(), "d/5", gateway.BoolValue(true)); err != nil {
+			if err := r.Write(t.Context(), "d/5", gateway.BoolValue(true), gateway.Confirm{}); err != nil {
 				t.Error(err)
 			}
 			deaf.Store(true)
 			for id, v := range map[gateway.PointID]gateway.Value{"d/100": gateway.UintValue(4), "d/5": gateway.BoolValue(false)} {
-				if err := r.Write(t.Context(), id, v); !errors.Is(err, gateway.ErrUncertain) {
+				if err := r.Write(t.Context(), id, v, gateway.Confirm{}); !errors.Is(err, gateway.ErrUncertain) {
 					t.Errorf("a write of %s that nobody heard: %v", id, err)
 				}
 			}
@@ -57,13 +57,13 @@ func TestTheFirstWriteOfALineIsNotConfirmedByItsEchoEither(t *testing.T) {
 			return true
 		}
 		r := run(t, Config{Framing: RTU, Devices: []Device{{Name: "d", Unit: 7, Points: points("d", Holding, 0, 100)}}}, f)
-		if err := r.Write(t.Context(), "d/100", gateway.UintValue(3)); !errors.Is(err, gateway.ErrUncertain) {
+		if err := r.Write(t.Context(), "d/100", gateway.UintValue(3), gateway.Confirm{}); !errors.Is(err, gateway.ErrUncertain) {
 			t.Errorf("%v", err)
 		}
 		f.set(func(f *field) { f.trick = nil; f.mute[7] = true; f.log = nil; _ = f.peers[0].Close() })
 		pass(time.Minute)
 		f.set(func(f *field) { f.log = nil })
-		if err := r.Write(t.Context(), "d/100", gateway.UintValue(3)); !errors.Is(err, gateway.ErrNoAnswer) {
+		if err := r.Write(t.Context(), "d/100", gateway.UintValue(3), gateway.Confirm{}); !errors.Is(err, gateway.ErrNoAnswer) {
 			t.Errorf("a write to a silent unit whose line is not known: %v", err)
 		}
 		if w := f.writes(); len(w) > 0 {

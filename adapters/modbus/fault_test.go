@@ -255,7 +255,7 @@ func TestRunEndsAtOnceEvenDuringARequest(t *testing.T) {
 	}}}, f)
 	eventually(t, "a request", func() bool { return len(f.calls()) > 0 })
 	writing := make(chan error)
-	go func() { writing <- r.Write(t.Context(), "d/100", gateway.UintValue(1)) }()
+	go func() { writing <- r.Write(t.Context(), "d/100", gateway.UintValue(1), gateway.Confirm{}) }()
 	began := time.Now()
 	r.stop()
 	if d := time.Since(began); d > time.Second {
@@ -276,7 +276,7 @@ func TestAnUnreachableLinkIsToldApartAndNotHammered(t *testing.T) {
 	if !errors.Is(s.Err, gateway.ErrNoAnswer) || !strings.Contains(s.Err.Error(), "refused") {
 		t.Errorf("%v", s.Err)
 	}
-	err := r.Write(t.Context(), "d/100", gateway.UintValue(1))
+	err := r.Write(t.Context(), "d/100", gateway.UintValue(1), gateway.Confirm{})
 	if !errors.Is(err, gateway.ErrNoAnswer) || errors.Is(err, gateway.ErrUncertain) {
 		t.Errorf("a write to nobody: %v", err)
 	}

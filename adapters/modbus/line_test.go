@@ -226,7 +226,7 @@ func TestWritesAndReadsWorkOnEveryLine(t *testing.T) {
 				case p.Scale != 1 || p.Type == Float32 || p.Type == Float64 || p.Linear != nil:
 					v = gateway.FloatValue(1)
 				}
-				if err := r.Write(t.Context(), p.ID, v); err != nil {
+				if err := r.Write(t.Context(), p.ID, v, gateway.Confirm{}); err != nil {
 					t.Errorf("%s: %v", p.ID, err)
 				}
 				if s, err := r.Read(t.Context(), []gateway.PointID{p.ID}); err != nil || s[0].Err != nil {
@@ -359,7 +359,7 @@ func TestAConnectionThatASerialServerEndedAtRestCostsNothing(t *testing.T) {
 	}
 	for n := range 3 {
 		r.field.set(func(f *field) { _ = f.peers[n].Close() })
-		if err := r.Write(t.Context(), "d/100", gateway.UintValue(uint64(n))); err != nil {
+		if err := r.Write(t.Context(), "d/100", gateway.UintValue(uint64(n)), gateway.Confirm{}); err != nil {
 			t.Error(err)
 		}
 		if v, err := readOne(t, r, "d/100"); err != nil || v != uint64(n) || r.field.conns() != n+2 {

@@ -94,12 +94,12 @@ func TestACommandDoesNotWaitForTheBackoff(t *testing.T) {
 			Name: "d", Unit: 1, Offline: offline(3, 5*time.Second, time.Minute), Points: points("d", Holding, time.Second, 10),
 		}}})
 		pass(time.Hour)
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(1)); !errors.Is(err, gateway.ErrNoAnswer) {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(1), gateway.Confirm{}); !errors.Is(err, gateway.ErrNoAnswer) {
 			t.Errorf("%v", err)
 		}
 		d.refuse.Store(false)
 		began := time.Now()
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7)); err != nil || time.Since(began) > time.Second {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{}); err != nil || time.Since(began) > time.Second {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 		pass(time.Second)
@@ -209,7 +209,7 @@ func TestTheDeadlineOfARequestCoversBothWays(t *testing.T) {
 		}
 		r := runWith(t, deaf, Config{Timeout: time.Second, Devices: []Device{{Name: "d", Unit: 1, Points: points("d", Holding, time.Hour, 10)}}})
 		began := time.Now()
-		err := r.Write(t.Context(), "d/10", gateway.UintValue(1))
+		err := r.Write(t.Context(), "d/10", gateway.UintValue(1), gateway.Confirm{})
 		if !errors.Is(err, gateway.ErrNoAnswer) || time.Since(began) > 2200*time.Millisecond { // behind one poll
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
@@ -224,7 +224,7 @@ func TestAnAdapterRunsOnce(t *testing.T) {
 			t.Error("it ran twice")
 		}
 		r.stop()
-		if err := r.Write(t.Context(), "x", gateway.Value{}); !errors.Is(err, gateway.ErrUnknownPoint) {
+		if err := r.Write(t.Context(), "x", gateway.Value{}, gateway.Confirm{}); !errors.Is(err, gateway.ErrUnknownPoint) {
 			t.Errorf("%v", err)
 		}
 	})

@@ -110,7 +110,7 @@ func TestDevicesOfOneUnitShareItsClient(t *testing.T) {
 			}
 		})
 		for _, id := range []gateway.PointID{"a/10", "b/20"} {
-			if err := r.Write(t.Context(), id, gateway.UintValue(1)); err != nil {
+			if err := r.Write(t.Context(), id, gateway.UintValue(1), gateway.Confirm{}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -128,7 +128,7 @@ func TestAWriteThatCertainlyDidNotLeaveIsSentOnANewConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.set(func(f *field) { _ = f.peers[0].Close() }) // noticed only when the write is sent
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7)); err != nil || f.register(1, 10) != 7 {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{}); err != nil || f.register(1, 10) != 7 {
 			t.Errorf("%v, register %d", err, f.register(1, 10))
 		}
 		if got := f.writes(); len(got) != 1 {

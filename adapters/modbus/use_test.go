@@ -48,7 +48,7 @@ func TestAConnectionIsClosedAfterThePoll(t *testing.T) {
 		if got := r.got.of("d/500"); goods(got) < 20 || goods(got) != len(got) || f.conns() > len(got)+1 {
 			t.Errorf("%d of %d readings are good, %d connections", goods(got), len(got), f.conns())
 		}
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(4)); err != nil || f.register(1, 10) != 4 {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(4), gateway.Confirm{}); err != nil || f.register(1, 10) != 4 {
 			t.Errorf("%v", err)
 		}
 		f.set(func(f *field) { f.mute[1] = true })
@@ -148,7 +148,7 @@ func TestALinkThatIsReadOnlySendsNoWrite(t *testing.T) {
 		r := run(t, Config{ReadOnly: true, Devices: []Device{{Name: "d", Unit: 1, Points: slices.Concat(points("d", Holding, time.Second, 10), points("d", Coil, time.Second, 3))}}}, f)
 		pass(2 * time.Second)
 		for id, v := range map[gateway.PointID]gateway.Value{"d/10": gateway.UintValue(1), "d/3": gateway.BoolValue(true)} {
-			if err := r.Write(t.Context(), id, v); !errors.Is(err, gateway.ErrReadOnly) {
+			if err := r.Write(t.Context(), id, v, gateway.Confirm{}); !errors.Is(err, gateway.ErrReadOnly) {
 				t.Errorf("%s: %v", id, err)
 			}
 		}
@@ -181,7 +181,7 @@ func TestWritesWaitForTheirTurnAtTheRateOfTheLink(t *testing.T) {
 		pass(time.Minute)
 		began := time.Now()
 		for n := range uint64(12) {
-			if err := r.Write(t.Context(), "d/10", gateway.UintValue(n)); err != nil {
+			if err := r.Write(t.Context(), "d/10", gateway.UintValue(n), gateway.Confirm{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -190,7 +190,7 @@ func TestWritesWaitForTheirTurnAtTheRateOfTheLink(t *testing.T) {
 		}
 		ctx, cancel := contextFor(t, 100*time.Millisecond)
 		defer cancel()
-		if err := r.Write(ctx, "d/10", gateway.UintValue(99)); !errors.Is(err, gateway.ErrTooOften) || f.register(1, 10) == 99 {
+		if err := r.Write(ctx, "d/10", gateway.UintValue(99), gateway.Confirm{}); !errors.Is(err, gateway.ErrTooOften) || f.register(1, 10) == 99 {
 			t.Errorf("%v", err)
 		}
 	})

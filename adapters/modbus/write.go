@@ -20,12 +20,12 @@ const (
 	busyWait  = 100 * time.Millisecond
 )
 
-// Write sets one point, ahead of polls, and returns nil once the device has confirmed it, and the point's
-// Confirm is met. Several registers go out in one request (MB-71). Nothing is repeated but what the device
+// Write sets one point, ahead of polls, and returns nil once the device has answered that it did and by, a
+// point of the link, is met. Several registers go out in one request (MB-71). Nothing is repeated but what the device
 // said it did not do. The error wraps ErrUnknownPoint, ErrReadOnly, ErrRange, ErrRefused with a
 // *gateway.Refusal, ErrTooOften or ErrNoAnswer (it was not sent), or ErrUncertain (it was). It waits for
 // Run to begin.
-func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Value) error {
+func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Value, by gateway.Confirm) error {
 	ref, ok := a.points[point]
 	if !ok {
 		return fmt.Errorf("modbus: %s: %w %s", a.cfg.Name, gateway.ErrUnknownPoint, point)
@@ -51,7 +51,7 @@ func (a *Adapter) Write(ctx context.Context, point gateway.PointID, v gateway.Va
 	if err := send.to(ctx, d); err != nil {
 		return fmt.Errorf("%s: write: %w", place, err)
 	}
-	if err := a.confirm(ctx, c, v); err != nil {
+	if err := a.confirm(ctx, c, v, by); err != nil {
 		return fmt.Errorf("%s: write: %w", place, err)
 	}
 	return nil

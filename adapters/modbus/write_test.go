@@ -83,7 +83,7 @@ func TestAWriteUsesTheSmallestRequestAndChangesNothingElse(t *testing.T) {
 			{"d/factored", gateway.FloatValue(750), 6, Holding, 5, []uint16{5, 75, 7}},
 		} {
 			f.set(func(f *field) { f.log = nil })
-			if err := r.Write(t.Context(), c.point, c.v); err != nil {
+			if err := r.Write(t.Context(), c.point, c.v, gateway.Confirm{}); err != nil {
 				t.Errorf("%s: %v", c.point, err)
 			}
 			if got := f.writes(); !slices.Equal(got, []byte{c.fc}) {
@@ -130,7 +130,7 @@ func TestADeviceWithoutAFunctionIsWrittenByTheOther(t *testing.T) {
 			{"d/high", gateway.IntValue(5), []byte{16}},
 		} {
 			f.set(func(f *field) { f.log = nil })
-			if err := r.Write(t.Context(), c.point, c.v); err != nil {
+			if err := r.Write(t.Context(), c.point, c.v, gateway.Confirm{}); err != nil {
 				t.Errorf("%s: %v", c.point, err)
 			}
 			if got := f.writes(); !slices.Equal(got, c.want) {
@@ -163,7 +163,7 @@ func TestAWriteThatIsNotAllowedSendsNothing(t *testing.T) {
 			{"d/high", gateway.UintValue(128), gateway.ErrRange},
 			{"d/long", gateway.TextValue("x"), gateway.ErrRange}, // 10 registers, the device takes 8 in one write
 		} {
-			if err := r.Write(t.Context(), c.point, c.v); !errors.Is(err, c.want) {
+			if err := r.Write(t.Context(), c.point, c.v, gateway.Confirm{}); !errors.Is(err, c.want) {
 				t.Errorf("%s = %v: %v", c.point, c.v, err)
 			}
 		}
@@ -208,7 +208,7 @@ func TestTheOutcomeOfAWriteIsWhatTheDeviceSaid(t *testing.T) {
 				f := newField()
 				r := rest(t, f)
 				f.trick = c.trick
-				err := r.Write(t.Context(), "d/10", gateway.UintValue(7))
+				err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{})
 				for _, kind := range []error{gateway.ErrRefused, gateway.ErrUncertain, gateway.ErrNoAnswer} {
 					if errors.Is(err, kind) != (kind == c.want) {
 						t.Errorf("%v", err)
@@ -238,7 +238,7 @@ func TestABusyDeviceIsWrittenOnceItIsFree(t *testing.T) {
 			c.send(r.exception(6))
 			return true
 		}
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7)); err != nil || f.register(1, 10) != 7 {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{}); err != nil || f.register(1, 10) != 7 {
 			t.Errorf("%v, register %d", err, f.register(1, 10))
 		}
 	})
@@ -250,7 +250,7 @@ func TestAConnectionThatThePeerEndedAtRestCostsAWriteNothing(t *testing.T) {
 	f := newField()
 	r := run(t, Config{Address: f.listen(t), Devices: []Device{writable()}}, f)
 	for n := range uint64(4) {
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(n)); err != nil || f.register(1, 10) != uint16(n) {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(n), gateway.Confirm{}); err != nil || f.register(1, 10) != uint16(n) {
 			t.Errorf("write %d: %v, register %d", n, err, f.register(1, 10))
 		}
 		f.set(func(f *field) { _ = f.peers[len(f.peers)-1].Close() })
@@ -268,7 +268,7 @@ func TestAWriteWhoseCallerGaveUpInTimeIsNeverSent(t *testing.T) {
 		pass(2 * time.Millisecond)
 		for _, limit := range []time.Duration{0, 100 * time.Millisecond, 800 * time.Millisecond} {
 			ctx, cancel := context.WithTimeout(t.Context(), limit-time.Since(r.field.calls()[0].at))
-			err := r.Write(ctx, "d/10", gateway.UintValue(7))
+			err := r.Write(ctx, "d/10", gateway.UintValue(7), gateway.Confirm{})
 			cancel()
 			if !errors.Is(err, gateway.ErrNoAnswer) || errors.Is(err, gateway.ErrUncertain) || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("after %v: %v", limit, err)
@@ -289,7 +289,7 @@ func TestACallerWhoGivesUpAfterTheWriteLeftIsToldThatNobodyKnows(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		err := r.Write(ctx, "d/10", gateway.UintValue(7))
+		err := r.Write(ctx, "d/10", gateway.UintValue(7), gateway.Confirm{})
 		if !errors.Is(err, gateway.ErrUncertain) || time.Since(began) > 110*time.Millisecond {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
@@ -315,7 +315,7 @@ func TestAReadModifyWriteStopsWhenItsCallerIsGone(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if err := r.Write(ctx, "d/bit", gateway.BoolValue(true)); !errors.Is(err, gateway.ErrNoAnswer) {
+		if err := r.Write(ctx, "d/bit", gateway.BoolValue(true), gateway.Confirm{}); !errors.Is(err, gateway.ErrNoAnswer) {
 			t.Errorf("%v", err)
 		}
 		pass(time.Minute)
@@ -333,7 +333,7 @@ func TestWritesGoAheadOfPollsAndPollsStillHappen(t *testing.T) {
 		r := run(t, Config{Devices: []Device{{Name: "d", Unit: 1, MaxRead: 1, Points: p}}}, f) // 30 requests, 1.5 s a cycle: always one due
 		pass(5 * time.Second)
 		began := time.Now()
-		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7)); err != nil || time.Since(began) > 110*time.Millisecond {
+		if err := r.Write(t.Context(), "d/10", gateway.UintValue(7), gateway.Confirm{}); err != nil || time.Since(began) > 110*time.Millisecond {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -341,7 +341,7 @@ func TestWritesGoAheadOfPollsAndPollsStillHappen(t *testing.T) {
 		for range 4 { // a storm
 			go func() {
 				for ctx.Err() == nil {
-					_ = r.Write(ctx, "d/10", gateway.UintValue(8))
+					_ = r.Write(ctx, "d/10", gateway.UintValue(8), gateway.Confirm{})
 				}
 			}()
 		}

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	gateway "iothub-gateway"
-	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/internal/control"
 	"iothub-gateway/mapping"
 )
@@ -191,7 +190,7 @@ func sourcesOf(p *mapping.Plant) map[gateway.PointID]source {
 	for _, link := range p.Links {
 		for _, d := range link.Devices {
 			for _, point := range d.Points {
-				point.Confirm, point.WriteRate, point.Poll, point.Writable = modbus.Confirm{}, 0, 0, false
+				point.WriteRate, point.Poll, point.Writable = 0, 0, false
 				all[point.ID] = source{at: link.Name, unit: d.Unit, point: point}
 			}
 		}
@@ -214,7 +213,7 @@ func pollsOf(p *mapping.Plant) map[gateway.PointID][]trait {
 	for _, link := range p.Links {
 		for _, d := range link.Devices {
 			for _, point := range d.Points {
-				all[point.ID] = []trait{{"poll", point.Poll}, {"write rate", point.WriteRate}, {"confirm", point.Confirm}}
+				all[point.ID] = []trait{{"poll", point.Poll}, {"write rate", point.WriteRate}}
 			}
 		}
 	}
@@ -225,9 +224,15 @@ func pollsOf(p *mapping.Plant) map[gateway.PointID][]trait {
 func pointThings(p *mapping.Plant) (all []thing) {
 	sources, polls := sourcesOf(p), pollsOf(p)
 	for _, point := range p.Points {
+		limits, confirm := point.Write, gateway.Confirm{}
+		if limits != nil {
+			rule := *limits
+			confirm, rule.Confirm = rule.Confirm, confirm
+			limits = &rule
+		}
 		all = append(all, thing{string(point.ID), append([]trait{
 			{whereItStands, sources[point.ID]}, {"identity", point.Identity}, {"name", point.Field}, {"unit", point.Unit}, {"hidden", point.Hidden},
-			{"report", point.Publish}, {"range", point.Range}, {"wrap", point.Wrap}, {"write", point.Write},
+			{"report", point.Publish}, {"range", point.Range}, {"wrap", point.Wrap}, {"write", limits}, {"confirm", confirm},
 		}, polls[point.ID]...)})
 	}
 	return all

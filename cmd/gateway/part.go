@@ -66,9 +66,9 @@ func (p *part) Read(ctx context.Context, points []gateway.PointID) ([]gateway.Sa
 }
 
 // Write implements bridge.Device.
-func (p *part) Write(ctx context.Context, point gateway.PointID, v gateway.Value) error {
+func (p *part) Write(ctx context.Context, point gateway.PointID, v gateway.Value, by gateway.Confirm) error {
 	defer p.commands.begin()()
-	return p.adapter.Write(ctx, point, v)
+	return p.adapter.Write(ctx, point, v, by)
 }
 
 // run works until ctx ends.

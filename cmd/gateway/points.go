@@ -209,10 +209,11 @@ func pointsDirectly(ctx context.Context, path string, names []string) (pointAcce
 		return pointAccess{}, err
 	}
 	devices := map[gateway.PointID]bridge.Device{}
+	wanted := withConfirming(plant.Points, names)
 	run, stop := context.WithCancel(ctx)
 	var ended []<-chan error
 	for _, link := range plant.Links {
-		link.Devices = only(link.Devices, names)
+		link.Devices = only(link.Devices, wanted)
 		if len(link.Devices) == 0 {
 			continue
 		}
@@ -238,15 +239,20 @@ func pointsDirectly(ctx context.Context, path string, names []string) (pointAcce
 	return access, nil
 }
 
-// only leaves of devices the named points, and those that confirm writes of them.
-func only(devices []modbus.Device, names []string) (some []modbus.Device) {
-	for _, d := range devices {
-		wanted := slices.Clone(names)
-		for _, p := range d.Points {
-			if slices.Contains(names, string(p.ID)) {
-				wanted = append(wanted, string(p.Confirm.By))
-			}
+// withConfirming adds the points that confirm writes of the named ones.
+func withConfirming(points []gateway.Point, names []string) []string {
+	wanted := slices.Clone(names)
+	for _, p := range points {
+		if p.Write != nil && slices.Contains(names, string(p.ID)) {
+			wanted = append(wanted, string(p.Write.Confirm.By))
 		}
+	}
+	return wanted
+}
+
+// only leaves of devices the wanted points.
+func only(devices []modbus.Device, wanted []string) (some []modbus.Device) {
+	for _, d := range devices {
 		d.Points = slices.DeleteFunc(slices.Clone(d.Points), func(p modbus.Point) bool { return !slices.Contains(wanted, string(p.ID)) })
 		if len(d.Points) > 0 {
 			some = append(some, d)

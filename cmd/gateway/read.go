@@ -152,7 +152,7 @@ func writeQuestion(now control.Reading, value string) string {
 
 // showWritten says how a write ended.
 func showWritten(io streams, args []string, reply control.WriteReply, asJSON bool) error {
-	var why struct{ Error, Code string }
+	var why struct{ Error, Code, Confirmed string }
 	if err := json.Unmarshal(reply.Body, &why); err != nil {
 		return fmt.Errorf("%s: the gateway's answer is no JSON: %w", args[0], err)
 	}
@@ -173,7 +173,11 @@ func showWritten(io streams, args []string, reply control.WriteReply, asJSON boo
 	if failed != nil {
 		return failed
 	}
-	if !asJSON {
+	switch {
+	case asJSON:
+	case why.Confirmed == "sent":
+		fmt.Fprintf(io.out, "%s was set to %s: the device has answered, nobody has read it back (confirm: sent)\n", args[0], args[1])
+	default:
 		fmt.Fprintf(io.out, "%s is %s: the device has confirmed it\n", args[0], args[1])
 	}
 	return nil
