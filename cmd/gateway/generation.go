@@ -9,7 +9,6 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
-	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/bridge"
 	"iothub-gateway/internal/control"
 	"iothub-gateway/mapping"
@@ -109,55 +108,63 @@ func namesOf(d control.Difference, new bool) map[string]bool {
 // now, unless one that goes has the same port: then as soon as it is free.
 func (s *service) staff(t *transition, c control.Changes) error {
 	g, log := t.next, s.cfg.log
-	taken := map[string]bool{} // ports
-	stays := map[string]*part{}
-	sort := func(parts []*part, gone map[string]bool) {
-		for _, p := range parts {
-			if !gone[p.name] {
-				stays[p.name] = p
-				continue
-			}
-			t.retiring = append(t.retiring, p)
-			if p.listener != nil {
-				taken[portOf(p.listener.Addr())] = true
-			}
+	links, listeners := t.staying(t.old.links, c.Links), t.staying(t.old.listeners, c.Listeners)
+	ports := map[string]bool{} // of listeners that go
+	for _, p := range t.retiring {
+		if p.listener != nil {
+			ports[portOf(p.listener.Addr())] = true
 		}
 	}
-	add := func(name string, make func() *part) *part {
-		p := stays[name]
-		if p == nil {
-			p = make()
-			p.up.Store(g.up)
-			t.starting = append(t.starting, p)
-		}
-		return p
-	}
-	sort(t.old.links, namesOf(c.Links, false))
 	for _, link := range g.plant.Links {
-		p := add(link.Name, func() *part { return linkPart(link, log) })
+		p := links[link.Name]
+		if p == nil {
+			p = t.begin(linkPart(link, log))
+		}
 		g.links = append(g.links, p)
-		for id := range pointsOfLink(link) {
-			g.devices[id] = p
+		for _, d := range link.Devices {
+			for _, point := range d.Points {
+				g.devices[point.ID] = p
+			}
 		}
 	}
-	clear(stays) // a listener may be called as a link is
-	sort(t.old.listeners, namesOf(c.Listeners, false))
 	for _, l := range g.plant.Listeners {
-		p := add(l.Name, func() *part { return listenerPart(l, s.keysOf(l), log) })
+		p := listeners[l.Name]
+		if p == nil {
+			p = t.begin(listenerPart(l, s.keysOf(l), log))
+			if !ports[portOf(l.Listen)] {
+				if err := p.listener.Bind(); err != nil {
+					return errors.Join(err, t.giveUp())
+				}
+			}
+		}
 		g.listeners = append(g.listeners, p)
 		for _, d := range l.Devices {
 			for _, point := range d.Points {
 				g.devices[point.ID] = p
 			}
 		}
-		if !slices.Contains(t.starting, p) || taken[portOf(l.Listen)] {
-			continue
-		}
-		if err := p.listener.Bind(); err != nil {
-			return errors.Join(err, t.giveUp())
-		}
 	}
 	return nil
+}
+
+// staying are the parts that stay as they are, by name; the others retire.
+func (t *transition) staying(parts []*part, d control.Difference) map[string]*part {
+	gone, stay := namesOf(d, false), map[string]*part{}
+	for _, p := range parts {
+		if gone[p.name] {
+			t.retiring = append(t.retiring, p)
+		} else {
+			stay[p.name] = p
+		}
+	}
+	return stay
+}
+
+// begin makes p one of the parts that start.
+func (t *transition) begin(p *part) *part {
+	p.up.Store(t.next.up)
+	t.starting = append(t.starting, p)
+	return p
 }
 
 // keysOf finds the keys of a listener's devices.
@@ -166,19 +173,6 @@ func (s *service) keysOf(l mapping.Listener) func(string) ([]byte, bool) {
 		return nil
 	}
 	return s.cfg.psk(l)
-}
-
-// pointsOfLink yields the points of a link.
-func pointsOfLink(link modbus.Config) func(yield func(gateway.PointID) bool) {
-	return func(yield func(gateway.PointID) bool) {
-		for _, d := range link.Devices {
-			for _, p := range d.Points {
-				if !yield(p.ID) {
-					return
-				}
-			}
-		}
-	}
 }
 
 func portOf(address string) string {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"iothub-gateway/internal/control"
@@ -128,14 +129,16 @@ func (s *service) lasting(l loaded) (refused []string) {
 
 // conclude says in the log what became of a reload.
 func (s *service) conclude(r control.ReloadReply) {
+	for _, f := range r.Findings {
+		level := zerolog.WarnLevel
+		if f.Severity == "error" {
+			level = zerolog.ErrorLevel
+		}
+		s.cfg.log.WithLevel(level).Str("at", fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)).Msg(f.Code + " " + f.Message)
+	}
 	if len(r.Refused) > 0 {
 		why := strings.Join(r.Refused, "; ")
 		s.refused.Store(&why)
-		for _, f := range r.Findings {
-			if f.Severity == "error" {
-				s.cfg.log.Error().Str("at", fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)).Msg(f.Code + " " + f.Message)
-			}
-		}
 		s.cfg.log.Error().Str("mapping", r.Mapping).Str("why", why).Msg("the changed mapping is refused; the gateway runs on with the one before")
 		return
 	}

@@ -176,6 +176,7 @@ func (w *works) connects(id string) uint64 {
 }
 
 func TestAReloadAddsRemovesAndChangesWithoutTouchingOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorks(t, "stays", "goes", "alters", "comes")
 	w.write(w.at("stays", ""), w.at("goes", ""), w.at("alters", ""))
 	stop := w.run()
@@ -249,6 +250,7 @@ func TestAReloadAddsRemovesAndChangesWithoutTouchingOthers(t *testing.T) {
 }
 
 func TestAMappingThatIsNotGoodChangesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorks(t, "a", "b")
 	w.write(w.at("a", ""))
 	stop := w.run()
@@ -310,6 +312,7 @@ func (w *works) edit(old, new string) {
 }
 
 func TestReloadsAtTheSameTimeComeOneAfterTheOther(t *testing.T) {
+	t.Parallel()
 	w := newWorks(t, "a", "b", "c")
 	w.write(w.at("a", ""), w.at("b", ""), w.at("c", ""))
 	stop := w.run()

@@ -189,6 +189,15 @@ func notify(log zerolog.Logger, state string) {
 	}
 }
 
+// all are the probes of the moment.
+func (v *supervisor) all() []*probe {
+	probes := slices.Clone(v.probes)
+	for _, p := range v.service.now.Load().links {
+		probes = append(probes, p.probe)
+	}
+	return probes
+}
+
 // look collects what is not as it should be. It asks nobody and waits for nothing.
 func (v *supervisor) look(now time.Time) status.Health {
 	h := status.Health{State: status.Running}
@@ -198,11 +207,7 @@ func (v *supervisor) look(now time.Time) status.Health {
 			h.State = state
 		}
 	}
-	probes := slices.Clone(v.probes)
-	for _, p := range v.service.now.Load().links {
-		probes = append(probes, p.probe)
-	}
-	for _, p := range probes {
+	for _, p := range v.all() {
 		if state, reason := p.finding(now); state != status.Running {
 			add(state, reason)
 		}
