@@ -45,7 +45,10 @@ type pipeState struct {
 	answers  []string // topics of answers to methods
 	acks     []acked  // of what the hub sent at QoS 1
 	present  net.Conn
-	ended    []string // how connections ended: "DISCONNECT" or "lost"
+	ended    []string             // how connections ended: "DISCONNECT" or "lost"
+	closed   bool                 // takes no new connections
+	gone     map[string]time.Time // when each user said DISCONNECT
+	away     []time.Duration      // how long after that they connected again
 }
 
 // acked is an acknowledgement of the device.
@@ -55,6 +58,9 @@ type acked struct {
 }
 
 func (h *pipeHub) dial(context.Context, identity.Login) (*dial.Conn, error) {
+	if h.now().closed {
+		return nil, errors.New("the hub takes no new connections")
+	}
 	near, far := net.Pipe()
 	if rate := h.now().rate; rate > 0 {
 		far = slowConn{far, rate}
@@ -90,6 +96,7 @@ func (h *pipeHub) now() pipeState {
 
 func (h *pipeHub) serve(conn net.Conn) {
 	defer conn.Close()
+	user := ""
 	for {
 		packet, err := packets.ReadPacket(conn)
 		if err != nil {
@@ -97,8 +104,16 @@ func (h *pipeHub) serve(conn net.Conn) {
 			return
 		}
 		if _, over := packet.(*packets.DisconnectPacket); over {
-			h.set(func() { h.ended = append(h.ended, "DISCONNECT") })
+			h.set(func() {
+				if h.gone == nil {
+					h.gone = map[string]time.Time{}
+				}
+				h.ended, h.gone[user] = append(h.ended, "DISCONNECT"), time.Now()
+			})
 			return
+		}
+		if p, is := packet.(*packets.ConnectPacket); is {
+			user = p.Username
 		}
 		for _, answer := range h.answer(conn, packet) {
 			if answer.Write(conn) != nil {
@@ -116,6 +131,9 @@ func (h *pipeHub) answer(conn net.Conn, packet packets.ControlPacket) []packets.
 	switch p := packet.(type) {
 	case *packets.ConnectPacket:
 		h.connects, h.users, h.present, h.methods = append(h.connects, time.Now()), append(h.users, p.Username), conn, false
+		if gone, again := h.gone[p.Username]; again {
+			h.away = append(h.away, time.Since(gone))
+		}
 		ack := reply(packets.Connack).(*packets.ConnackPacket)
 		ack.ReturnCode = h.code
 		return []packets.ControlPacket{ack}

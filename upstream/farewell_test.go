@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/identity"
 )
 
 // worker carries out commands that take their time, and counts them.
@@ -255,4 +257,51 @@ func TestAStopTakesNoLongerThanDrainingMayAlsoInTheMiddleOfARenewal(t *testing.T
 			}
 		})
 	}
+}
+
+func TestARenewalWaitsForItsTurnWhileItIsConnected(t *testing.T) {
+	const identities, rate = 60, 0.1
+	var members []Member
+	for i := range identities {
+		id := gateway.IdentityID(fmt.Sprintf("d%d", i))
+		members = append(members, member(id, proofs(func(a identity.Attempt) (identity.Login, error) {
+			now := time.Date(2000, 1, 1, 0, 40, 0, 0, time.UTC) // when the first proofs of all end, in the time of the bubble
+			login := identity.Login{Hub: "h", ClientID: string(id), Username: "h/" + string(id), Signed: true, Expires: now}
+			if now.Sub(a.Now) < 20*time.Minute {
+				login.Expires = a.Now.Add(100 * time.Hour)
+			}
+			return login, nil
+		})))
+	}
+	bubble(t, Config{ConnectRate: rate}, members, nil, func(hub *pipeHub, pool *Pool) {
+		later(2 * time.Hour)
+		away := slices.Max(hub.now().away)
+		if n := len(hub.now().connects); n != 2*identities || away > time.Second {
+			t.Errorf("%d connections of %d identities; one was away for %v", n, identities, away)
+		}
+		if n := busiest(hub.now().connects); n > 1 {
+			t.Errorf("%d connections in a second", n)
+		}
+	})
+}
+
+func TestARenewalDoesNotGiveUpAConnectionWhileTheHubTakesNoNewOnes(t *testing.T) {
+	members := []Member{member("a", holdsFor("a", time.Hour)), member("b", holdsFor("b", 100*time.Hour))}
+	lane := members[0].Lane.(*shelf)
+	bubble(t, Config{}, members, nil, func(hub *pipeHub, pool *Pool) {
+		later(40 * time.Minute)
+		hub.set(func() { hub.closed = true })
+		pool.links[1].lose(t)
+		later(20 * time.Minute)
+		lane.put(1)
+		later(time.Second)
+		if s := pool.Stats(); s[0].Connects != 1 || !s[0].Connected || s[1].Connected || lane.delivered() != 1 {
+			t.Errorf("while the hub takes no new connections: %+v", s)
+		}
+		hub.set(func() { hub.closed = false })
+		later(2 * probeMost)
+		if s := pool.Stats(); s[0].Connects != 2 || !s[0].Connected || s[1].Connects != 2 || !s[1].Connected {
+			t.Errorf("once it does: %+v", s)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -68,6 +69,11 @@ func (l *link) approach(ctx context.Context) (*hub, *attempt, *ending) {
 		return nil, nil, &ending{err: l.failed(ctx, identity.Login{Hub: name}, err), missed: l.history.missed}
 	}
 	h := l.pool.hub(name)
+	if place := l.kept; place != nil && h == l.last && time.Since(place.began) < slowAttempt {
+		l.kept = nil
+		return h, place, nil
+	}
+	l.giveBack()
 	place, err := h.pace.begin(ctx)
 	if err != nil {
 		return nil, nil, &ending{err: err, missed: l.history.missed}
@@ -77,6 +83,14 @@ func (l *link) approach(ctx context.Context) (*hub, *attempt, *ending) {
 	}
 	l.last = h
 	return h, place, nil
+}
+
+// giveBack lets others have the place that a renewal has got.
+func (l *link) giveBack() {
+	if l.kept != nil {
+		l.last.pace.end(l.kept, given)
+		l.kept = nil
+	}
 }
 
 // belongs asks where the identity belongs. A service that has to be asked takes cryptography, whose stack is

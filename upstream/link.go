@@ -49,6 +49,7 @@ type link struct {
 	history   history        // keep's
 	suspicion suspicion      // keep's
 	last      *hub           // keep's: which it approached last
+	kept      *attempt       // keep's: the place there that a renewal has got; nil: none
 	refusals  int            // keep's: of credentials in a row, for the next attempt
 	failures  int            // keep's: attempts in a row that ended without a connection
 	work      sync.WaitGroup // commands and turns in work
@@ -74,6 +75,7 @@ type link struct {
 
 // keep holds the connection up until ctx ends. When to try again is decided in retry.go.
 func (l *link) keep(ctx context.Context) {
+	defer l.giveBack()
 	for {
 		var s *session
 		h, place, e := l.approach(ctx)
@@ -100,6 +102,7 @@ func (l *link) again(ctx context.Context, e *ending) bool {
 		l.log.Debug().Msg("renewing the token with a new connection")
 		return true
 	}
+	l.giveBack()
 	v := l.history.after(*e, l.pool.cfg.RetryMost, l.random())
 	l.logLoss(v)
 	return l.pause(ctx, v, e.proof)

@@ -17,14 +17,17 @@ const (
 	replacedClose = time.Minute
 	// replacedLook is how soon a proof that was replaced is looked at again: somebody may be writing it.
 	replacedLook = time.Second
-	// finishLook is how often a connection that is to end is looked at.
+	// finishLook is how often a connection that is to end is looked at, and awayLook how often the hub while it
+	// takes no new ones.
 	finishLook = 5 * time.Millisecond
+	awayLook   = time.Second
 )
 
 var errRenew = errors.New("the proof of identity is due for renewal")
 
 // renewal ends a connection whose proof is due, or has been replaced: in a moment without commands in work,
-// because the identity is away for others while they are waited for. If none comes, it ends all the same.
+// because the identity is away for others while they are waited for. If none comes, it ends all the same. The
+// turn to connect again is waited for before that, and a hub that takes no new connections too.
 type renewal struct {
 	s     *session
 	told  string          // why the next proof cannot be had, as it was logged last
@@ -34,6 +37,7 @@ type renewal struct {
 	last  time.Time       // until when commands in work are
 	turn  sync.Mutex      // held while looking
 	timer *time.Timer
+	place *attempt // for the next connection
 
 	left  time.Time       // when methods were unsubscribed; zero before
 	heard <-chan struct{} // closed when the hub has confirmed it; nil before and after
@@ -97,11 +101,18 @@ func (r *renewal) look() {
 	default:
 		r.close, r.last = time.Now().Add(replacedClose), time.Now().Add(2*replacedClose)
 	}
-	if r.s.busy.Load() > 0 && time.Now().Before(r.close) {
+	switch {
+	case !r.s.hub.pace.reachable():
+		r.timer.Reset(awayLook)
+		return
+	case r.s.busy.Load() > 0 && time.Now().Before(r.close):
 		r.timer.Reset(finishLook)
 		return
 	}
-	r.s.stop(errRenew)
+	var err error
+	if r.place, err = r.s.hub.pace.begin(r.s.sending); err == nil {
+		r.s.stop(errRenew)
+	}
 }
 
 // leave asks the hub for no more commands, the first time, and tells whether it has confirmed it, or had its

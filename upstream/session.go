@@ -153,6 +153,7 @@ func (s *session) end() *ending {
 		e.err = s.finish(context.Cause(s.sending))
 	}
 	s.late.Stop()
+	s.kept = s.renewal.place
 	s.current.Store(nil)
 	s.client.Disconnect(disconnectWait)
 	s.lose(nil)
