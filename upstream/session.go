@@ -20,10 +20,11 @@ import (
 
 const (
 	keepAlive      = 240 * time.Second // below the hub's 1177 s, above what mobile networks forbid (CON-42)
-	pingTimeout    = 15 * time.Second
 	connectTimeout = 20 * time.Second
 	commandBacklog = 64  // commands in work per identity; the bridge answers 429 long before
 	disconnectWait = 250 // milliseconds for the DISCONNECT to be written
+	// pingTimeout is the library's, whose sign of life may wait behind a message of the largest size (D2C-24).
+	pingTimeout = 15*time.Second + (256<<10-usualSize)*time.Second/leastRate
 )
 
 var (
