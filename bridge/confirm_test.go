@@ -8,6 +8,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // confirmed is a plant whose set-point is read back, unless who writes it says otherwise.
@@ -56,7 +57,7 @@ func TestAWriteThatWaitedIsConfirmedAsItsMethodWants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		device := &plc{}
 		told := make(chan gateway.Reply, 1)
-		later := NewLater(&notes{all: map[string]string{}}, []string{"boiler"}, func(_ gateway.IdentityID, _ string, r gateway.Reply) { told <- r })
+		later := NewLater(&testkit.Notes{}, []string{"boiler"}, func(_ gateway.IdentityID, _ string, r gateway.Reply) { told <- r })
 		d := confirmed(device, later)
 		later.Use(d)
 		ctx, cancel := context.WithCancel(t.Context())

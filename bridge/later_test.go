@@ -6,51 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
-
-// notes is a State in memory; Put and Delete fail with err if it is set.
-type notes struct {
-	mu  sync.Mutex // guards the fields below
-	all map[string]string
-	err error
-}
-
-func (n *notes) Get(key string) ([]byte, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	text, ok := n.all[key]
-	return []byte(text), ok
-}
-
-func (n *notes) Put(_ context.Context, key string, value []byte) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.err == nil {
-		n.all[key] = string(value)
-	}
-	return n.err
-}
-
-func (n *notes) Delete(_ context.Context, key string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.err == nil {
-		delete(n.all, key)
-	}
-	return n.err
-}
-
-func (n *notes) fail(err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.err = err
-}
 
 // pass lets time go by in a bubble.
 func pass(d time.Duration) {
@@ -61,7 +23,7 @@ func pass(d time.Duration) {
 // later is a boiler whose setpoint is written when the device is there.
 type later struct {
 	device *plc
-	notes  *notes
+	notes  *testkit.Notes
 	err    error // of writes
 	told   []string
 	down   *Down
@@ -70,7 +32,7 @@ type later struct {
 }
 
 func newLater(err error) *later {
-	l := &later{device: &plc{}, notes: &notes{all: map[string]string{}}, err: err}
+	l := &later{device: &plc{}, notes: &testkit.Notes{}, err: err}
 	l.device.write = func(context.Context, gateway.PointID, gateway.Value) error { return l.err }
 	return l
 }
@@ -113,7 +75,7 @@ func TestAQueuedWriteWaitsForItsDeviceAndIsMadeOnceInOrder(t *testing.T) {
 		l.start()
 		pass(time.Minute)
 		l.stop()
-		if got := fmt.Sprint(l.device.written, l.told, l.notes.all); got != "[boiler/setpoint=40 boiler/setpoint=50] [later 200 later 200] map[]" {
+		if got := fmt.Sprint(l.device.written, l.told, l.notes.All()); got != "[boiler/setpoint=40 boiler/setpoint=50] [later 200 later 200] map[]" {
 			t.Error(got)
 		}
 	})
@@ -131,7 +93,7 @@ func TestAQueuedWriteIsNotMadeAfterItsTime(t *testing.T) {
 		l.start()
 		pass(time.Minute)
 		l.stop()
-		if got := fmt.Sprint(l.device.written, l.told, l.notes.all); got != "[] [later 504] map[]" {
+		if got := fmt.Sprint(l.device.written, l.told, l.notes.All()); got != "[] [later 504] map[]" {
 			t.Error(got)
 		}
 	})
@@ -157,11 +119,11 @@ func TestAQueuedWriteThatAnEndInterruptedIsUncertainAndNotRepeated(t *testing.T)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.notes.all["waiting/boiler"] = string(text)
+		_ = l.notes.Put(t.Context(), "waiting/boiler", text) // it is in memory
 		l.start()
 		synctest.Wait()
 		l.stop()
-		if got := fmt.Sprint(l.device.written, l.told, l.notes.all); got != "[] [m1 504] map[]" {
+		if got := fmt.Sprint(l.device.written, l.told, l.notes.All()); got != "[] [m1 504] map[]" {
 			t.Error(got)
 		}
 	})
@@ -170,9 +132,9 @@ func TestAQueuedWriteThatAnEndInterruptedIsUncertainAndNotRepeated(t *testing.T)
 func TestAQueuedWriteIsJudgedByTheMappingOfItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLater(nil)
-		l.notes.all["waiting/boiler"] = `[{"identity":"boiler","name":"a","point":"boiler/setpoint","value":900,"expires":"2000-01-02T00:00:00Z"},
+		_ = l.notes.Put(t.Context(), "waiting/boiler", []byte(`[{"identity":"boiler","name":"a","point":"boiler/setpoint","value":900,"expires":"2000-01-02T00:00:00Z"},
 			{"identity":"boiler","name":"b","point":"boiler/gone","value":1,"expires":"2000-01-02T00:00:00Z"},
-			{"identity":"other","name":"c","point":"boiler/setpoint","value":40,"expires":"2000-01-02T00:00:00Z"}]`
+			{"identity":"other","name":"c","point":"boiler/setpoint","value":40,"expires":"2000-01-02T00:00:00Z"}]`))
 		l.start()
 		synctest.Wait()
 		l.stop()
@@ -186,21 +148,21 @@ func TestNothingWaitsOrIsWrittenThatIsNotOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLater(nil)
 		l.start()
-		l.notes.fail(errors.New("disk full"))
+		l.notes.Fail(errors.New("disk full"))
 		if r := call(l.down, "later", `{"value":40}`); r.Status != 500 || !strings.Contains(string(r.Body), "disk full") {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
-		l.notes.fail(nil)
+		l.notes.Fail(nil)
 		l.err = gateway.ErrNoAnswer
 		call(l.down, "later", `{"value":50}`)
 		pass(time.Second / 2)
-		l.notes.fail(errors.New("disk full"))
+		l.notes.Fail(errors.New("disk full"))
 		l.device.written, l.err = nil, nil
 		pass(10 * time.Minute)
 		if len(l.device.written) > 0 {
 			t.Errorf("written without a note: %v", l.device.written)
 		}
-		l.notes.fail(nil)
+		l.notes.Fail(nil)
 		pass(time.Minute)
 		l.stop()
 		if got := fmt.Sprint(l.device.written, l.told); got != "[boiler/setpoint=50] [later 200]" {
@@ -222,7 +184,7 @@ func TestNoMoreWaitThanANoteHolds(t *testing.T) {
 		if r := call(l.down, "later", `{"value":40}`); r.Status != 429 {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
-		if size := len(l.notes.all["waiting/boiler"]); size > 64<<10 {
+		if size := len(l.notes.All()["waiting/boiler"]); size > 64<<10 {
 			t.Errorf("a note of %d bytes", size)
 		}
 	})

@@ -122,7 +122,7 @@ func TestAWriteThatWaitsIsMadeByTheRulesOfTheNextMappingOrGivenUpAtOnce(t *testi
 		l.told = nil
 		l.writes.Use(NewDown(cfg))
 		synctest.Wait()
-		if got := fmt.Sprint(l.told, l.notes.all); got != "[soon 404] map[]" {
+		if got := fmt.Sprint(l.told, l.notes.All()); got != "[soon 404] map[]" {
 			t.Error(got)
 		}
 	})

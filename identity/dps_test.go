@@ -12,13 +12,13 @@ import (
 	"errors"
 	"math/big"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
 	"iothub-gateway/internal/dial"
+	"iothub-gateway/internal/testkit"
 )
 
 // groupVector is the group key and its derived key of DPS-12.
@@ -60,30 +60,11 @@ func prove(t *testing.T, p *Provisioned, a Attempt) (Login, error) {
 	return login, err
 }
 
-// notes is a gateway.State in memory.
-type notes struct{ sync.Map }
-
-func (n *notes) Get(key string) ([]byte, bool) {
-	value, ok := n.Load(key)
-	text, _ := value.([]byte)
-	return text, ok
-}
-
-func (n *notes) Put(_ context.Context, key string, value []byte) error {
-	n.Store(key, value)
-	return nil
-}
-
-func (n *notes) Delete(_ context.Context, key string) error {
-	n.Map.Delete(key)
-	return nil
-}
-
 // service is a hub with its provisioning service, and what a device needs to ask it.
 type service struct {
 	t     *testing.T
 	hub   *hubsim.Hub
-	state notes
+	state testkit.Notes
 	asked int
 	ws    bool
 	away  bool // cannot be reached

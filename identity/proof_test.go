@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestAPolicyKeyProvesEachIdentityWithATokenAboutItAlone(t *testing.T) {
@@ -75,7 +76,7 @@ func TestAKeyFileIsReadAgainForEachConnectionAndAHalfWrittenOneIsAClearError(t *
 // assigned is a device that its service has assigned to hub h already.
 func assigned(t *testing.T, cfg ProvisioningConfig) *Provisioned {
 	t.Helper()
-	cfg.State = &notes{}
+	cfg.State = &testkit.Notes{}
 	p := NewProvisioned(cfg)
 	if err := p.keep(t.Context(), assignment{Scope: cfg.Scope, Registration: cfg.Registration, Hub: "h", Device: "d"}); err != nil {
 		t.Fatal(err)

@@ -12,12 +12,13 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // letterRig is a pool whose identities take cloud-to-device messages.
 type letterRig struct {
 	*rig
-	notes *notes
+	notes *testkit.Notes
 
 	mu       sync.Mutex // guards the fields below
 	executed []string   // message ids, or bodies of those without
@@ -26,7 +27,7 @@ type letterRig struct {
 
 func newLetterRig(t *testing.T) *letterRig {
 	t.Helper()
-	r := &letterRig{rig: newRigAt(t, hubsim.Config{C2D: hubsim.C2D{LockTimeout: time.Second}}), notes: newNotes()}
+	r := &letterRig{rig: newRigAt(t, hubsim.Config{C2D: hubsim.C2D{LockTimeout: time.Second}}), notes: &testkit.Notes{}}
 	r.reply = func(context.Context, gateway.CloudMessage) gateway.Reply {
 		return gateway.Reply{Status: 200, Body: []byte(`{"point":"boiler/mode","written":"auto"}`)}
 	}
@@ -157,7 +158,7 @@ func TestARedeliveryIsExecutedOnceAlsoAfterARestart(t *testing.T) {
 
 func TestAMessageWhoseExecutionWasInterruptedIsUncertainAndNotRepeated(t *testing.T) {
 	r := newLetterRig(t)
-	r.notes.all["c2d/d1"] = string(executed{}.with(keyOf(&gateway.CloudMessage{ID: "m1"}, ""), begun).note())
+	_ = r.notes.Put(t.Context(), "c2d/d1", executed{}.with(keyOf(&gateway.CloudMessage{ID: "m1"}, ""), begun).note()) // it is in memory
 	r.run("d1")
 	r.connected()
 	r.send(hubsim.CloudMessage{MessageID: "m1"})
@@ -194,7 +195,7 @@ func TestWhatCannotBeNotedIsNotExecutedAndSaysSo(t *testing.T) {
 	r := newLetterRig(t)
 	r.run("d1")
 	r.connected()
-	r.notes.fail(errors.New("disk full"))
+	r.notes.Fail(errors.New("disk full"))
 	r.send(hubsim.CloudMessage{MessageID: "m1"})
 	r.completed()
 	r.eventually("the outcome is reported", func() bool { return strings.Contains(r.reported("d1", lastMessage), `disk full`) })
@@ -205,7 +206,7 @@ func TestWhatCannotBeNotedIsNotExecutedAndSaysSo(t *testing.T) {
 
 func TestEveryMessageIsAcknowledgedInOrderWithin45SecondsHoweverLongTheFirstTakes(t *testing.T) {
 	var executed atomic.Int32
-	cfg := Config{State: newNotes(), Message: func(ctx context.Context, _ gateway.CloudMessage) gateway.Reply {
+	cfg := Config{State: &testkit.Notes{}, Message: func(ctx context.Context, _ gateway.CloudMessage) gateway.Reply {
 		executed.Add(1)
 		<-ctx.Done() // a device that never answers
 		return gateway.Reply{Status: 504, Body: []byte(`{"code":"no-answer"}`)}
@@ -300,7 +301,7 @@ func TestMoreDirectMethodsThanAreTakenAtOnceAreAnsweredBusy(t *testing.T) {
 }
 
 // stuck is a State on a disk that hangs.
-type stuck struct{ *notes }
+type stuck struct{ *testkit.Notes }
 
 func (stuck) Put(ctx context.Context, _ string, _ []byte) error {
 	<-ctx.Done()
@@ -310,7 +311,7 @@ func (stuck) Put(ctx context.Context, _ string, _ []byte) error {
 func TestADiskThatHangsHoldsUpNeitherTheAcknowledgementNorTheStop(t *testing.T) {
 	m := member("d", holdsFor("d", time.Hour))
 	m.Messages = true
-	cfg := Config{State: stuck{newNotes()}, Message: func(context.Context, gateway.CloudMessage) gateway.Reply {
+	cfg := Config{State: stuck{&testkit.Notes{}}, Message: func(context.Context, gateway.CloudMessage) gateway.Reply {
 		t.Error("a message that cannot be noted was executed")
 		return gateway.Reply{Status: 200, Body: []byte("{}")}
 	}}

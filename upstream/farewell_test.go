@@ -12,6 +12,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/testkit"
 )
 
 // worker carries out commands that take their time, and counts them.
@@ -178,7 +179,7 @@ func TestALossDuringTheFarewellIsALossLikeAnyOther(t *testing.T) {
 func TestAMessageThatComesDuringTheFarewellIsExecutedOnceAndAcknowledgedOrComesAgain(t *testing.T) {
 	executed := map[string]int{}
 	var mu sync.Mutex // guards it
-	cfg := Config{State: newNotes(), Message: func(ctx context.Context, m gateway.CloudMessage) gateway.Reply {
+	cfg := Config{State: &testkit.Notes{}, Message: func(ctx context.Context, m gateway.CloudMessage) gateway.Reply {
 		mu.Lock()
 		executed[m.ID]++
 		mu.Unlock()

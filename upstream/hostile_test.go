@@ -14,6 +14,7 @@ import (
 	gateway "iothub-gateway"
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
+	"iothub-gateway/internal/testkit"
 )
 
 // hostile is a hub that accepts a connection and then says what it likes, until the device hangs up.
@@ -86,7 +87,7 @@ func TestWhatAHostileHubSaysEndsConnectionsAndNothingElse(t *testing.T) {
 		random, good := rand.New(rand.NewPCG(seed, 0)), &pipeHub{}
 		begun := time.Now()
 		cfg := Config{
-			Log: zerolog.Nop(), State: newNotes(), RetryMost: time.Second,
+			Log: zerolog.Nop(), State: &testkit.Notes{}, RetryMost: time.Second,
 			Dial: func(ctx context.Context, to identity.Login) (*dial.Conn, error) {
 				if time.Since(begun) > 5*time.Minute {
 					return good.dial(ctx, to)

@@ -1,58 +1,15 @@
 package upstream
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
-	gateway "iothub-gateway"
 	"iothub-gateway/identity"
 )
-
-// notes is a State in memory; err fails Put and Delete.
-type notes struct {
-	mu  sync.Mutex // guards the fields below
-	all map[string]string
-	err error
-}
-
-func newNotes() *notes { return &notes{all: map[string]string{}} }
-
-func (n *notes) Get(key string) ([]byte, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	text, ok := n.all[key]
-	return []byte(text), ok
-}
-
-func (n *notes) Put(_ context.Context, key string, value []byte) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.err == nil {
-		n.all[key] = string(value)
-	}
-	return n.err
-}
-
-func (n *notes) Delete(_ context.Context, key string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.all, key)
-	return n.err
-}
-
-func (n *notes) fail(err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.err = err
-}
-
-var _ gateway.State = (*notes)(nil)
 
 // rest calls the hub's service side and returns the answer.
 func (r *rig) rest(method, path, body string) map[string]any {

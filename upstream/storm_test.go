@@ -15,6 +15,7 @@ import (
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 	"iothub-gateway/internal/faultnet"
+	"iothub-gateway/internal/testkit"
 )
 
 // storm is a whole pool, lanes of a real queue behind it, before a network that does at random to each
@@ -51,7 +52,7 @@ func newStorm(t *testing.T, identities int, seed uint64) *storm {
 	s.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
 		return dial.Hub(ctx, dial.Config{Address: s.network.Addr(), ServerName: "localhost", Roots: s.hub.CAPool(), WriteTimeout: s.cfg.WriteTimeout, MaxPacket: 1 << 20})
 	}
-	s.cfg.State, s.cfg.Message, s.cfg.Desired, s.handle = newNotes(), s.letter, s.write, s.method
+	s.cfg.State, s.cfg.Message, s.cfg.Desired, s.handle = &testkit.Notes{}, s.letter, s.write, s.method
 	s.member = func(m *Member) {
 		m.Messages, m.Desired = true, []gateway.Desired{rule("setpoint")}
 	}

@@ -11,12 +11,13 @@ import (
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/testkit"
 )
 
 // twinRig is a pool whose identities have desired properties, each written to a point of its name.
 type twinRig struct {
 	*rig
-	notes *notes
+	notes *testkit.Notes
 
 	mu      sync.Mutex // guards the fields below
 	written []string   // path=value
@@ -25,7 +26,7 @@ type twinRig struct {
 
 func newTwinRig(t *testing.T, rules ...gateway.Desired) *twinRig {
 	t.Helper()
-	r := &twinRig{rig: newRig(t), notes: newNotes()}
+	r := &twinRig{rig: newRig(t), notes: &testkit.Notes{}}
 	r.ack = func(_ string, value []byte) gateway.Ack {
 		v, err := gateway.ParseValue(value)
 		if err != nil {

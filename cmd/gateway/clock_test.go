@@ -4,10 +4,11 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 func TestAClockCountsAsRightWhileItIsKeptOrRunsOnUndisturbed(t *testing.T) {
@@ -73,36 +74,9 @@ func TestWhereTheKernelMayNotBeAskedTheTimeServiceTells(t *testing.T) {
 	}
 }
 
-// notes is a gateway.State in memory.
-type notes struct {
-	mu   sync.Mutex
-	kept map[string][]byte
-}
-
-func (n *notes) Get(key string) ([]byte, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	v, ok := n.kept[key]
-	return v, ok
-}
-
-func (n *notes) Put(_ context.Context, key string, value []byte) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.kept[key] = value
-	return nil
-}
-
-func (n *notes) Delete(_ context.Context, key string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.kept, key)
-	return nil
-}
-
 func TestAClockThatStandsBeforeItsLastGoodTimeIsWrongAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		state := &notes{kept: map[string][]byte{}}
+		state := &testkit.Notes{}
 		ctx, cancel := context.WithCancel(t.Context())
 		c := &clock{look: func() reading { return reading{wall: time.Now(), sync: synchronised} }}
 		ended := make(chan error, 1)
