@@ -67,13 +67,13 @@ func (s *service) reload(ctx context.Context, dryRun bool) control.ReloadReply {
 	began := time.Now()
 	reply := control.ReloadReply{Mapping: s.cfg.mappingPath, DryRun: dryRun}
 	l, err := s.reread(&reply)
-	if err == nil && len(reply.Refused) == 0 {
-		changes := compare(s.now.Load().plant, l.plant)
-		reply.Changes = &changes
-		reply.Refused = s.lasting(l)
-	}
 	if err != nil {
 		reply.Refused = append(reply.Refused, err.Error())
+	}
+	if l.plant != nil {
+		changes := compare(s.now.Load().plant, l.plant)
+		reply.Changes = &changes
+		reply.Refused = append(reply.Refused, s.lasting(l)...)
 	}
 	if dryRun {
 		return reply
@@ -105,7 +105,11 @@ func (s *service) reread(reply *control.ReloadReply) (loaded, error) {
 		reply.Refused = append(reply.Refused, fmt.Sprintf("the mapping has %s", count(n, "error")))
 	}
 	if n := len(l.missing); n > 0 {
-		reply.Refused = append(reply.Refused, fmt.Sprintf("%s cannot be used; systemd hands over what is new in its credentials only at a restart", count(n, "key")))
+		why := count(n, "key") + " cannot be used"
+		if s.cfg.secrets.Credentials != "" {
+			why += "; systemd hands over what is new in its credentials only at a restart"
+		}
+		reply.Refused = append(reply.Refused, why)
 	}
 	return l, err
 }

@@ -267,6 +267,10 @@ func TestAMappingThatIsNotGoodChangesNothing(t *testing.T) {
 			w.write(w.at("a", ""), w.at("b", ""))
 			w.edit("localhost:", "otherhost:")
 		}},
+		{"another hub, seen also while a key is missing", "hub.host", func() {
+			w.write(w.at("a", ""), strings.Replace(w.at("b", ""), "file:b", "file:keys/absent", 1))
+			w.edit("localhost:", "otherhost:")
+		}},
 		{"the queue", "buffer", func() {
 			w.write(w.at("a", ""), w.at("b", ""))
 			w.edit("devices:", "buffer: { max_age: 2d }\ndevices:")

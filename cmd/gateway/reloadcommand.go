@@ -92,10 +92,10 @@ func (k kind) short() string {
 
 // showReload shows a reload to a person.
 func showReload(io streams, r control.ReloadReply) {
+	for _, f := range r.Findings {
+		fmt.Fprintf(io.err, "%s:%d:%d: %s %s\n", f.File, f.Line, f.Column, f.Code, f.Message)
+	}
 	if len(r.Refused) > 0 {
-		for _, f := range r.Findings {
-			fmt.Fprintf(io.err, "%s:%d:%d: %s %s\n", f.File, f.Line, f.Column, f.Code, f.Message)
-		}
 		outcome := "was refused; nothing has changed, the gateway runs on with the mapping before"
 		if r.DryRun {
 			outcome = "would be refused"
