@@ -72,7 +72,12 @@ type service struct {
 
 func newService(t *testing.T, host string) *service {
 	t.Helper()
-	hub, err := hubsim.New(hubsim.Config{HostName: host, Provisioning: hubsim.Provisioning{RetryAfter: time.Second}})
+	return newServiceAt(t, hubsim.Config{HostName: host, Provisioning: hubsim.Provisioning{RetryAfter: time.Second}})
+}
+
+func newServiceAt(t *testing.T, cfg hubsim.Config) *service {
+	t.Helper()
+	hub, err := hubsim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +263,7 @@ func TestTopicsOfAnswersAreTakenApart(t *testing.T) {
 	for topic, want := range map[string]provisioningTopic{
 		"$dps/registrations/res/202/?$rid=1&retry-after=3":        {202, "1", 3 * time.Second},
 		"$dps/registrations/res/200/?$rid=2":                      {200, "2", pollWait},
-		"$dps/registrations/res/429/?$rid=3&retry-after=99999999": {429, "3", pollWait},
+		"$dps/registrations/res/429/?$rid=3&retry-after=99999999": {429, "3", mostRetry * time.Second},
 		"$dps/registrations/res/429/?$rid=3&retry-after=-1":       {429, "3", pollWait},
 		"$dps/registrations/res/200/?$rid=":                       {},
 		"$dps/registrations/res//?$rid=1":                         {},
@@ -281,11 +286,22 @@ func TestTopicsOfAnswersAreTakenApart(t *testing.T) {
 	}
 }
 
+func TestAServiceThatWantsToBeLeftAloneForLongIsNotAskedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newServiceAt(t, hubsim.Config{Provisioning: hubsim.Provisioning{RetryAfter: 10 * time.Minute}})
+	s.hub.FailRegistrations("", 429, 1)
+	e := s.enroll(hubsim.Enrollment{RegistrationID: "one", Attestation: hubsim.Attestation{Type: "symmetricKey"}})
+	_, err := prove(t, s.device("one", withKey(e.Attestation.SymmetricKey.PrimaryKey, false)), first())
+	if err == nil || !strings.Contains(err.Error(), "busy (429) and wants to be left alone for 10m0s") {
+		t.Errorf("%v", err)
+	}
+}
+
 func FuzzProvisioningTopic(f *testing.F) {
 	f.Add("$dps/registrations/res/202/?$rid=1&retry-after=3")
 	f.Fuzz(func(t *testing.T, topic string) {
 		got, ok := parseProvisioningTopic(topic)
-		if ok && (got.rid == "" || got.retry < 0 || got.retry > provisioningWait || got.status < 100 || got.status > 999) {
+		if ok && (got.rid == "" || got.retry < 0 || got.retry > mostRetry*time.Second || got.status < 100 || got.status > 999) {
 			t.Errorf("%q: %+v", topic, got)
 		}
 	})

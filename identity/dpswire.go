@@ -26,6 +26,7 @@ const (
 	// where the service names none (DPS-11).
 	provisioningWait = 2 * time.Minute
 	pollWait         = 2 * time.Second
+	mostRetry        = 3600 // seconds of a retry-after that are believed
 	compareEnrolment = "compare id scope, registration id and key with the enrolment, and see that it is enabled"
 )
 
@@ -144,6 +145,8 @@ func (c *registrar) assign(ctx context.Context, registration string) (registrati
 		switch {
 		case err != nil:
 			return registrationState{}, err
+		case about.status >= 429 && about.retry > provisioningWait: // this conversation is over by then
+			return registrationState{}, fmt.Errorf("the service is busy (%d) and wants to be left alone for %v", about.status, about.retry)
 		case about.status >= 429: // the same question again; others wait with theirs
 			c.pace.busy(about.retry)
 		case about.status == 401:
@@ -236,8 +239,8 @@ func parseProvisioningTopic(topic string) (t provisioningTopic, ok bool) {
 		return t, false
 	}
 	t = provisioningTopic{status: code, rid: values.Get("$rid"), retry: pollWait}
-	if seconds, err := strconv.Atoi(values.Get("retry-after")); err == nil && seconds >= 0 && seconds <= int(provisioningWait.Seconds()) {
-		t.retry = time.Duration(seconds) * time.Second
+	if seconds, err := strconv.Atoi(values.Get("retry-after")); err == nil && seconds >= 0 {
+		t.retry = time.Duration(min(seconds, mostRetry)) * time.Second
 	}
 	return t, t.rid != ""
 }
