@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,6 +123,19 @@ func (s *storm) send(ctx context.Context, id gateway.IdentityID) {
 	}
 }
 
+// come lets an identity leave the pool and come back, now and then until ctx ends.
+func (s *storm) come(ctx context.Context, id gateway.IdentityID) {
+	for wait(ctx, 300*time.Millisecond) {
+		m := s.pool.find(id).member
+		if err := s.pool.Remove(context.WithoutCancel(ctx), id); err != nil {
+			s.t.Error(err)
+		}
+		if err := s.pool.Add(m); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
 // strike does something to a connection, or ends what was done to one before.
 func (s *storm) strike() {
 	conns := s.network.Conns()
@@ -182,6 +196,7 @@ func (s *storm) play(span time.Duration) {
 		callers.Go(func() { s.call(ctx, id) })
 		callers.Go(func() { s.send(ctx, id) })
 	}
+	callers.Go(func() { s.come(ctx, s.ids[0]) })
 	unload := s.load(s.ids, 50)
 	s.rage(span)
 	put := unload()
@@ -205,7 +220,11 @@ func (s *storm) settle() {
 			s.mu.Lock()
 			done := s.newest[id] == s.letters[id] && (!some || float64(s.desired[id]) == want)
 			s.mu.Unlock()
-			return done && !some || done && s.reported(string(id), "setpoint") == fmt.Sprintf(`{"ac":200,"ad":"done","av":%v,"value":%v}`, version, want)
+			if !done || !some {
+				return done
+			}
+			said := strings.Replace(s.reported(string(id), "setpoint"), "as before", "done", 1) // of one that came back
+			return said == fmt.Sprintf(`{"ac":200,"ad":"done","av":%v,"value":%v}`, version, want)
 		})
 	}
 	s.mu.Lock()
