@@ -91,6 +91,7 @@ func TestOnlyWhatChangedCountsAsChanged(t *testing.T) {
 		}},
 		{"a device that moves to another link", []string{"link: other", "link: line", "unit: 1, addressing: zero }\n    points: { speed", "unit: 2, addressing: zero }\n    points: { speed", ", other: { tcp: 10.0.0.2:502 }", ""}, func(c *control.Changes) {
 			c.Points = one(3, "pump/speed", whereItStands)
+			c.Identities, c.Commands = one(2, "pump", "desired"), one(2, "desired pump/speed", "rule") // what is desired is written there
 			c.Links = control.Difference{Changed: []control.Change{{Name: "line", Why: []string{"device pump"}}}, Removed: []string{"other"}}
 		}},
 	} {
