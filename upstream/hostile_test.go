@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"testing"
@@ -126,4 +127,42 @@ func TestWhatAHostileHubSaysEndsConnectionsAndNothingElse(t *testing.T) {
 		}
 		later(time.Second)
 	})
+}
+
+func TestAHubThatFloodsAndDoesNotListenIsCutOffBeforeItFillsTheMemory(t *testing.T) {
+	flood := make(chan int, 1)
+	dials := 0
+	cfg := Config{Log: zerolog.Nop(), WriteTimeout: 2 * time.Second, RetryMost: time.Hour, Dial: func(context.Context, identity.Login) (*dial.Conn, error) {
+		if dials++; dials > 1 {
+			return nil, errors.New("enough")
+		}
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			if _, err := packets.ReadPacket(far); err != nil { // and nothing more
+				return
+			}
+			_, _ = far.Write([]byte{0x20, 2, 0, 0})
+			topic := methodPrefix + "set" + ridMark + "1"
+			body := append([]byte{0, byte(len(topic))}, topic...)
+			body = append(append(body, 0, 1), make([]byte, 10<<10)...)
+			packet := append(appendLength([]byte{0x32}, len(body)), body...)
+			n := 0
+			for ; n < 1_000_000; n++ {
+				if _, err := far.Write(packet); err != nil {
+					break
+				}
+			}
+			flood <- n
+		}()
+		return dial.Guard(near, 2*time.Second, 1<<20), nil
+	}}
+	pool := NewPool(cfg, []Member{member("d", holdsFor("d", time.Hour))}, func(ctx context.Context, _ gateway.Command) gateway.Reply {
+		<-ctx.Done()
+		return gateway.Reply{Status: 503, Body: []byte("{}")}
+	})
+	background(t, pool.Run)
+	if n := <-flood; n > 2*(mostInbox+commandBacklog+mostRefusals) {
+		t.Errorf("%d messages of 10 KB were taken in", n)
+	}
 }

@@ -13,6 +13,18 @@ import (
 // mostRefusals may wait to be answered; a direct method beyond stays unanswered.
 const mostRefusals = 256
 
+// mostInbox may wait for receive: less than a second of what a hub sends to one device.
+const mostInbox = 1024
+
+var errFlood = errors.New("the hub sends more than can be taken in")
+
+// take makes a message of the hub wait for its turn. It is called on the library's goroutine.
+func (s *session) take(_ mqtt.Client, m mqtt.Message) {
+	if !s.inbox.add(&s.work, mostInbox, func() { s.receive(m) }) {
+		s.lose(errFlood)
+	}
+}
+
 // receive hands what the hub sent to goroutines that the link owns; it never waits, as the library would
 // wait for it. A cloud-to-device message is acknowledged once it is executed.
 func (s *session) receive(m mqtt.Message) {

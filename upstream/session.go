@@ -243,7 +243,7 @@ func (s *session) connect(ctx context.Context) error {
 		SetKeepAlive(keepAlive).SetPingTimeout(pingTimeout).
 		SetConnectTimeout(connectTimeout).SetWriteTimeout(s.pool.cfg.WriteTimeout).
 		SetOrderMatters(true).SetAutoAckDisabled(true).
-		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { s.inbox.add(&s.work, unlimited, func() { s.receive(m) }) }).
+		SetDefaultPublishHandler(s.take).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { s.lose(fmt.Errorf("connection lost: %w", err)) }).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return s.dial(o) })
 	s.addWill(opts)
