@@ -129,7 +129,7 @@ func (p *Provisioned) Login(ctx context.Context, a Attempt) (Login, error) {
 
 // askAgain tells whether the hub has not taken the device for so long that it may belong elsewhere.
 func askAgain(a Attempt) bool {
-	return a.Refused > 0 && a.Refused%refusedBefore == 0 || a.Failed > 0 && a.Failed%failedBefore == 0
+	return a.Away || a.Refused > 0 && a.Refused%refusedBefore == 0 || a.Failed > 0 && a.Failed%failedBefore == 0
 }
 
 // keep remembers the service's answer.

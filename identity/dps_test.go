@@ -189,6 +189,9 @@ func TestTheAnswerIsKeptAndAskedForAgainWhenTheHubDoesNotTakeTheDevice(t *testin
 	if _, err := prove(t, d, Attempt{Now: time.Now(), Failed: failedBefore}); err != nil || s.asked != 4 {
 		t.Errorf("a hub that cannot be reached: asked %d times, %v", s.asked, err)
 	}
+	if _, err := prove(t, d, Attempt{Now: time.Now(), Away: true}); err != nil || s.asked != 5 {
+		t.Errorf("a hub that nobody reaches: asked %d times, %v", s.asked, err)
+	}
 	s.away = true
 	login, err := prove(t, d, Attempt{Now: time.Now(), Refused: 3, Failed: 3})
 	if err != nil || login.ClientID != "d" || login.Doubt == nil || !strings.Contains(login.Doubt.Error(), "no route to host") {

@@ -17,6 +17,8 @@ type Attempt struct {
 	// Refused is how many times in a row the hub has refused the identity's credentials, and Failed how
 	// many attempts in a row ended without a connection, for whatever reason; both 0 after a connection.
 	Refused, Failed int
+	// Away tells that no identity has reached the hub for long, this one having waited for it.
+	Away bool
 }
 
 // Login is what one MQTT connection proves itself with.

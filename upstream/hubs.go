@@ -61,28 +61,43 @@ func (p *Pool) hub(name string) *hub {
 	return h
 }
 
+// moveAfter is how long an identity waits for a hub that nobody reaches, at most, until it asks again where it
+// belongs: the hub may be gone for good. Each asks in its own time, at the earliest after half of it.
+const moveAfter = 30 * time.Minute
+
 // approach finds out which hub the identity belongs to, and waits for its turn to connect there. If that does
 // not come about it says why.
 func (l *link) approach(ctx context.Context) (*hub, *attempt, *ending) {
-	name, err := l.belongs(ctx)
-	if err != nil {
-		return nil, nil, &ending{err: l.failed(ctx, identity.Login{Hub: name}, err), missed: l.history.missed}
+	for {
+		next := l.attempt()
+		if now := time.Now(); !now.Before(l.moveAt) {
+			next.Away = !l.moveAt.IsZero() && l.last != nil && !l.last.pace.reachable()
+			l.moveAt = now.Add(time.Duration((0.5 + 0.5*l.random()) * float64(moveAfter)))
+		}
+		name, err := l.belongs(ctx, next)
+		if err != nil {
+			return nil, nil, &ending{err: l.failed(ctx, identity.Login{Hub: name}, err), missed: l.history.missed}
+		}
+		h := l.pool.hub(name)
+		if place := l.kept; place != nil && h == l.last && time.Since(place.began) < slowAttempt {
+			l.kept = nil
+			return h, place, nil
+		}
+		l.giveBack()
+		if l.last != nil && l.last != h {
+			l.suspicion.moved()
+		}
+		l.last = h
+		waiting, cancel := context.WithDeadline(ctx, l.moveAt)
+		place, err := h.pace.begin(waiting)
+		cancel()
+		switch {
+		case err == nil:
+			return h, place, nil
+		case ctx.Err() != nil:
+			return nil, nil, &ending{err: err, missed: l.history.missed}
+		}
 	}
-	h := l.pool.hub(name)
-	if place := l.kept; place != nil && h == l.last && time.Since(place.began) < slowAttempt {
-		l.kept = nil
-		return h, place, nil
-	}
-	l.giveBack()
-	place, err := h.pace.begin(ctx)
-	if err != nil {
-		return nil, nil, &ending{err: err, missed: l.history.missed}
-	}
-	if l.last != nil && l.last != h {
-		l.suspicion.moved()
-	}
-	l.last = h
-	return h, place, nil
 }
 
 // giveBack lets others have the place that a renewal has got.
@@ -95,11 +110,11 @@ func (l *link) giveBack() {
 
 // belongs asks where the identity belongs. A service that has to be asked takes cryptography, whose stack is
 // not kept while the identity then waits for its turn.
-func (l *link) belongs(ctx context.Context) (name string, err error) {
+func (l *link) belongs(ctx context.Context, next identity.Attempt) (name string, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		name, err = l.member.Credential.Hub(ctx, l.attempt())
+		name, err = l.member.Credential.Hub(ctx, next)
 	}()
 	<-done // Hub watches ctx
 	return name, err

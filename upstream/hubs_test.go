@@ -72,7 +72,8 @@ func twoHubs(t *testing.T, cfg Config, members []Member, prepare, f func(*hubs))
 type home struct {
 	mu   sync.Mutex // guards the fields below
 	name string
-	away bool // whoever says which
+	away bool   // whoever says which
+	next string // where it says that they belong once the hub is away; "": there still
 }
 
 func (h *home) set(name string) {
@@ -87,9 +88,12 @@ type resident struct {
 	*home
 }
 
-func (r resident) Hub(context.Context, identity.Attempt) (string, error) {
+func (r resident) Hub(_ context.Context, a identity.Attempt) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if a.Away && r.next != "" {
+		r.name = r.next
+	}
 	if r.away {
 		return "", errors.New("the service is away")
 	}
@@ -159,6 +163,7 @@ func TestAServiceThatIsAwaySlowsNoConnectionOfThoseItHasAssigned(t *testing.T) {
 		if s := h.pool.Stats()[0]; s.State != StateOffline || !strings.Contains(s.LastError, "the service is away") {
 			t.Errorf("one that is not assigned: %+v", s)
 		}
+		later(2 * moveAfter)
 		lost.mu.Lock()
 		lost.away = false
 		lost.mu.Unlock()
@@ -199,6 +204,24 @@ func TestAnIdentityThatIsAssignedToAnotherHubCountsThere(t *testing.T) {
 		}
 		if used := h.of(t, "b").Quota.Used; used < n {
 			t.Errorf("%d messages counted at the new one", used)
+		}
+	})
+}
+
+func TestIdentitiesLeaveAHubThatIsGoneForGood(t *testing.T) {
+	const n, pace = 100, 20
+	at := &home{name: "a.example"}
+	twoHubs(t, Config{ConnectRate: pace}, fleetAt(at, n, 0), func(h *hubs) { h.away.Store(true) }, func(h *hubs) {
+		later(moveAfter/2 - time.Minute)
+		if all := h.pool.Hubs(); len(all) != 1 {
+			t.Fatalf("they look elsewhere after less than %v: %+v", moveAfter/2, all)
+		}
+		at.mu.Lock()
+		at.next = "b.example"
+		at.mu.Unlock()
+		later(moveAfter)
+		if got := h.b.now().connects; len(got) != n || busiest(got) > pace {
+			t.Errorf("%d of %d identities are at the other hub, %d in one second", len(got), n, busiest(got))
 		}
 	})
 }

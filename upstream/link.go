@@ -50,6 +50,7 @@ type link struct {
 	suspicion suspicion      // keep's
 	last      *hub           // keep's: which it approached last
 	kept      *attempt       // keep's: the place there that a renewal has got; nil: none
+	moveAt    time.Time      // keep's: when it asks again where it belongs if that is away; zero after a connection
 	refusals  int            // keep's: of credentials in a row, for the next attempt
 	failures  int            // keep's: attempts in a row that ended without a connection
 	work      sync.WaitGroup // commands and turns in work
@@ -109,12 +110,12 @@ func (l *link) again(ctx context.Context, e *ending) bool {
 }
 
 // pause waits before the next attempt; what is healed by setting the clock is tried again once that
-// is done, and a proof that was refused once somebody has replaced it.
+// is done, and a proof that was refused, or not to be had, once somebody has put one in its place.
 func (l *link) pause(ctx context.Context, v decision, proof *identity.Login) bool {
 	switch {
 	case aboutClock(v.err):
 		return l.pool.clocks.untilSet(ctx, v.pause)
-	case v.state == StateRefused && proof != nil:
+	case proof != nil && (v.state == StateRefused || proof.ClientID == ""):
 		return l.untilReplaced(ctx, v.pause, proof)
 	}
 	return wait(ctx, v.pause)

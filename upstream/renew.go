@@ -146,16 +146,17 @@ func (r *renewal) replaced(due bool) bool {
 	return false
 }
 
-// replaceable is a login whose proof somebody may replace; nil if nobody does.
-func replaceable(l identity.Login) *identity.Login {
-	if !l.Watch {
+// lacking is the login of an attempt that failed, if somebody may put another proof in its place; the zero Login
+// if there was none to be had, and nil if nobody does.
+func lacking(l identity.Login) *identity.Login {
+	if l.ClientID != "" && !l.Watch {
 		return nil
 	}
 	return &l
 }
 
-// untilReplaced waits for d, or until another proof is there than the one that the hub refused; false if ctx
-// ended first.
+// untilReplaced waits for d, or until another proof is there than refused, which the hub does not take; false if
+// ctx ended first.
 func (l *link) untilReplaced(ctx context.Context, d time.Duration, refused *identity.Login) bool {
 	for d > 0 {
 		step := min(d, watchIn(l.random()))

@@ -3,6 +3,7 @@ package upstream
 import (
 	"encoding/base64"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -64,6 +65,24 @@ func TestAKeyThatIsReplacedIsTakenUpOnceItStandsStillAndABrokenOneEndsNoConnecti
 		connects(3, "once it was")
 		later(time.Hour)
 		connects(4, "an hour later: the token is renewed in time")
+	})
+}
+
+func TestAKeyThatIsMissingIsTakenWithinAMinuteOfComing(t *testing.T) {
+	var key keyFile
+	key.put("b2xk")
+	bubble(t, Config{}, []Member{member("d", key.credential())}, nil, func(hub *pipeHub, pool *Pool) {
+		key.put("")
+		hub.set(func() { hub.present.Close() })
+		later(24 * time.Hour)
+		if s := pool.Stats()[0]; s.State != StateOffline || !strings.Contains(s.LastError, "the file is empty") || len(hub.now().connects) != 1 {
+			t.Fatalf("%+v, %d connections", s, len(hub.now().connects))
+		}
+		key.put("bmV3")
+		later(watchEvery)
+		if s := pool.Stats()[0]; !s.Connected {
+			t.Errorf("%+v", s)
+		}
 	})
 }
 

@@ -58,7 +58,7 @@ type ending struct {
 	away    bool          // no identity reaches the hub
 	missed  uint64        // attempts of all identities so far that did not reach it
 	suspect bool          // what was in flight is under suspicion of ending connections (suspicion.go)
-	// proof is what the hub refused, if somebody may replace it; else nil.
+	// proof is what an attempt was made with, if somebody may replace it, zero if there was none; else nil.
 	proof *identity.Login
 }
 

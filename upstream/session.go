@@ -117,14 +117,14 @@ func (l *link) enter(ctx context.Context, h *hub, place *attempt) (*session, *en
 	}
 	if err := s.open(ctx, place); err != nil {
 		s.lose(nil)
-		e := &ending{away: !h.pace.reachable(), missed: h.pace.unreached(), proof: replaceable(s.login)}
+		e := &ending{away: !h.pace.reachable(), missed: h.pace.unreached(), proof: lacking(s.login)}
 		if !s.since.IsZero() {
 			e.lasted = max(time.Since(s.since), 1)
 		}
 		e.err = l.failed(ctx, s.login, err)
 		return nil, e
 	}
-	l.refusals, l.failures = 0, 0
+	l.refusals, l.failures, l.moveAt = 0, 0, time.Time{}
 	l.noteConnected(s.login)
 	s.before = l.received.Load()
 	s.resume()
