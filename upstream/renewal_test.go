@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
 )
@@ -43,7 +45,7 @@ func newRenewals(t *testing.T, life time.Duration) *renewals {
 	t.Helper()
 	v := &renewals{shelf: &shelf{}, next: 1, executed: map[string]int{}, answered: map[string]bool{}}
 	v.rig = newRigAt(t, hubsim.Config{ReadAhead: 2 * inFlight})
-	v.life, v.cfg.Window = life, inFlight
+	v.life, v.cfg.Window, v.cfg.Log = life, inFlight, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 	v.lane = func(gateway.IdentityID) Lane { return v.shelf }
 	v.handle = func(ctx context.Context, c gateway.Command) gateway.Reply {
 		wait(ctx, time.Duration(rand.IntN(3))*time.Millisecond)
@@ -109,7 +111,8 @@ func (v *renewals) refused() {
 }
 
 // renew lets the identity renew so many times, and checks that nothing was lost, repeated, reordered, or
-// executed without an answer, and that no call was refused by the identity.
+// executed without an answer, that no call was refused by the identity, and that each connection ended with
+// DISCONNECT.
 func (v *renewals) renew(times uint64) {
 	stop := v.run("d1")
 	ctx, cancel := context.WithCancel(v.t.Context())
@@ -166,6 +169,11 @@ func (v *renewals) judge(put uint64) {
 	}
 	if s := v.pool.Stats()[0]; s.Repeated != 0 || v.fullest < inFlight {
 		v.t.Errorf("%d messages were repeated; at most %d were in flight", s.Repeated, v.fullest)
+	}
+	for _, e := range v.hub.ConnectionEvents(0) {
+		if e.Status != 0 {
+			v.t.Errorf("a connection was not ended by DISCONNECT: %+v", e)
+		}
 	}
 	for call, n := range v.executed {
 		if n != 1 || !v.answered[call] {

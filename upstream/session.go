@@ -22,7 +22,8 @@ const (
 	keepAlive      = 240 * time.Second // below the hub's 1177 s, above what mobile networks forbid (CON-42)
 	connectTimeout = 20 * time.Second
 	commandBacklog = 64  // commands in work per identity; the bridge answers 429 long before
-	disconnectWait = 250 // milliseconds for the DISCONNECT to be written
+	disconnectWait = 250 // milliseconds for the library's DISCONNECT to be written
+	hangUpWait     = time.Second
 	// pingTimeout is the library's, whose sign of life may wait behind a message of the largest size (D2C-24).
 	pingTimeout = 15*time.Second + (256<<10-usualSize)*time.Second/leastRate
 )
@@ -156,7 +157,7 @@ func (s *session) end() *ending {
 	s.late.Stop()
 	s.kept = s.renewal.place
 	s.current.Store(nil)
-	s.client.Disconnect(disconnectWait)
+	s.hangUp()
 	s.lose(nil)
 	e.lasted, e.acked = max(time.Since(s.since), 1), s.received.Load() > s.before || s.canary.Load()
 	if e.remote() {
@@ -165,6 +166,24 @@ func (s *session) end() *ending {
 		s.suspicion.lost(flying, s.canary.Load())
 	}
 	return e
+}
+
+// disconnect is the whole of a DISCONNECT (MQTT 3.1.1 section 3.14).
+var disconnect = [...]byte{0xe0, 0}
+
+// hangUp says DISCONNECT, and waits until the hub has closed: another connection before that would be a
+// take-over to it, and answers of commands that it has not read yet would be lost.
+func (s *session) hangUp() {
+	if s.ctx.Err() == nil {
+		_, _ = s.conn.Write(disconnect[:]) // the connection ends either way
+		limit := time.NewTimer(hangUpWait)
+		defer limit.Stop()
+		select {
+		case <-s.ctx.Done():
+		case <-limit.C:
+		}
+	}
+	s.client.Disconnect(disconnectWait)
 }
 
 // failed counts an attempt that ended without a connection, and says whether the clock is to blame.
