@@ -273,7 +273,9 @@ func (s *session) connect(ctx context.Context) error {
 	case <-dialing.Done():
 		// A connection that is there already has been closed by now, which ends the library's wait.
 		<-token.Done()
-		return fmt.Errorf("connecting: %w", dialing.Err())
+		if o.err == nil {
+			return fmt.Errorf("connecting: the hub does not answer: %w", dialing.Err())
+		}
 	}
 	if o.err != nil {
 		return o.err // says more than what the library makes of it

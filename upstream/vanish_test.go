@@ -2,10 +2,14 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/identity"
@@ -79,6 +83,24 @@ func TestALargeMessageOnASlowLineIsNotTakenForAHubThatIsSilent(t *testing.T) {
 		later(10 * time.Minute)
 		if s := pool.Stats()[0]; lane.delivered() != 3 || s.Repeated != 0 || s.Connects != 2 {
 			t.Errorf("%d of 3 delivered: %+v", lane.delivered(), s)
+		}
+	})
+}
+
+func TestAHubThatNobodyAnswersForIsNamedAlsoWhenTimeIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Log: zerolog.Nop(), Dial: func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
+			<-ctx.Done()
+			return nil, errors.New("hub h:8883: dial tcp 10.0.0.1:8883: i/o timeout")
+		}}
+		pool := NewPool(cfg, []Member{member("d", holdsFor("d", time.Hour))}, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*connectTimeout)
+		defer cancel()
+		if err := pool.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if s := pool.Stats()[0]; !strings.Contains(s.LastError, "hub h:8883") {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -33,7 +33,8 @@ func dialTCP(ctx context.Context, cfg Config) (net.Conn, error) {
 		ControlContext:  userTimeout(cfg.WriteTimeout),
 	}
 	if cfg.Proxy == nil {
-		return dialer.DialContext(ctx, "tcp", cfg.Address)
+		conn, err := dialer.DialContext(ctx, "tcp", cfg.Address)
+		return conn, advise(err, cfg.WebSocket)
 	}
 	conn, err := dialer.DialContext(ctx, "tcp", cfg.Proxy.Address)
 	if err != nil {
@@ -44,6 +45,21 @@ func dialTCP(ctx context.Context, cfg Config) (net.Conn, error) {
 		return nil, fmt.Errorf("proxy %s: %w", cfg.Proxy.Address, err)
 	}
 	return conn, nil
+}
+
+// advise adds what an installer can do about a hub that cannot be reached: many a firewall drops what goes to
+// port 8883.
+func advise(err error, webSocket bool) error {
+	var unknown *net.DNSError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &unknown):
+		return fmt.Errorf("%w; is the name spelt right, and does this machine's DNS work?", err)
+	case webSocket:
+		return fmt.Errorf("%w; is there a firewall on the way, or must it go through a proxy (hub.proxy)?", err)
+	}
+	return fmt.Errorf("%w; if a firewall closes the port, hub.transport: websocket uses 443", err)
 }
 
 // tunnel asks the proxy at the other end of conn to pass everything on to address.

@@ -318,3 +318,18 @@ func TestAHalfOpenConnectionIsGivenUpByTheKernelWhileSomethingIsSent(t *testing.
 		t.Errorf("noticed after %v: %v", took, err)
 	}
 }
+
+func TestAHubThatCannotBeReachedComesWithAdvice(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	for webSocket, advice := range map[bool]string{false: "hub.transport: websocket", true: "hub.proxy"} {
+		_, err := Hub(t.Context(), Config{Address: address, ServerName: "localhost", WebSocket: webSocket, WriteTimeout: time.Second})
+		if err == nil || !strings.Contains(err.Error(), advice) || !strings.Contains(err.Error(), address) {
+			t.Errorf("WebSocket %t: %v", webSocket, err)
+		}
+	}
+}
