@@ -7,7 +7,8 @@
 #              random packets at the simulated hub for MINUTES= (10); no wrong value from Modbus devices that
 #              misbehave, READS= (1,000,000); IDENTITIES= (2,000) over TLS while their hub is
 #              killed and comes back, the trouble of some beside 500 others, the true source of FLEET_MESSAGES=
-#              (1,000,000), a pool in a bad network for STORM= minutes (5). Takes root, and downloads a Debian once
+#              (1,000,000), a pool in a bad network for STORM= minutes (5); RELOADS= (300) of changing
+#              mappings under load. Takes root, and downloads a Debian once
 # make soak    the load of kill -9 for HOURS= (24), each run of the gateway for up to ten minutes
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
@@ -44,6 +45,7 @@ proof:
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./hubsim
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./upstream
 	$(GO) test -tags proof -run Proof -count=1 -v -timeout 60m ./adapters/modbus
+	$(GO) test -tags proof -run Proof -count=1 -v -timeout 20m ./cmd/gateway
 	$(MAKE) fuzz FUZZTIME=2m
 	$(GO) test -tags proof -run Systemd -count=1 -v -timeout 10m ./e2e
 
