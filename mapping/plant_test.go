@@ -3,7 +3,6 @@ package mapping
 import (
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,11 +10,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	gateway "iothub-gateway"
-	"iothub-gateway/adapters/coap"
 	"iothub-gateway/adapters/modbus"
 )
 
 // south finds a point as its adapter gets it.
+
 func south(t *testing.T, plant *Plant, id gateway.PointID) modbus.Point {
 	t.Helper()
 	for _, link := range plant.Links {
@@ -32,6 +31,7 @@ func south(t *testing.T, plant *Plant, id gateway.PointID) modbus.Point {
 }
 
 // north finds a point as the bridge gets it.
+
 func north(t *testing.T, plant *Plant, id gateway.PointID) gateway.Point {
 	t.Helper()
 	for _, p := range plant.Points {
@@ -44,114 +44,14 @@ func north(t *testing.T, plant *Plant, id gateway.PointID) gateway.Point {
 }
 
 // one is a plant of one device with these points.
+
 func one(t *testing.T, points string) *Plant {
 	t.Helper()
 	return good(t, "devices:\n  d:\n    local: true\n    modbus: { tcp: h:502, unit: 1, addressing: zero }\n    points:\n      "+
 		strings.ReplaceAll(points, "\n", "\n      ")+"\n")
 }
 
-func TestTheShippedExampleHasNoFindings(t *testing.T) {
-	plant, found := Parse("mapping.yaml", gateway.ExampleMapping())
-	if plant == nil || len(found) > 0 {
-		t.Fatalf("%v", found)
-	}
-	onDisk, found, err := Load("../mapping.yaml")
-	if err != nil || len(found) > 0 || len(onDisk.Points) != len(plant.Points) {
-		t.Errorf("%v, %v", found, err)
-	}
-}
-
 // describe is a plant on one line an item, for comparing.
-func describe(plant *Plant) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "hub %+v\n", plant.Hub)
-	fmt.Fprintf(&b, "buffer %+v\n", plant.Buffer)
-	for _, id := range plant.Identities {
-		fmt.Fprintf(&b, "identity %s %+v %v\n", id.ID, id.Credential, id.Properties)
-	}
-	for _, d := range plant.Devices {
-		fmt.Fprintf(&b, "device %+v\n", d)
-	}
-	for _, l := range plant.Links {
-		fmt.Fprintf(&b, "link %s %s %s\n", l.Name, l.Address, l.Timeout)
-		for _, d := range l.Devices {
-			fmt.Fprintf(&b, "  device %s unit %d gap %d max %d/%d even %t offline %+v\n", d.Name, d.Unit, d.Gap, d.MaxRead, d.MaxWrite, d.Even, d.Offline)
-			for _, p := range d.Points {
-				fmt.Fprintf(&b, "    %s\n", describeSouth(p))
-			}
-		}
-	}
-	for _, l := range plant.Listeners {
-		fmt.Fprintf(&b, "listener %s %s plain %t allow %v keys in %q limits %+v\n", l.Name, l.Listen, l.Plain, l.Allow, l.PSKDir, l.Limits)
-		for _, d := range l.Devices {
-			fmt.Fprintf(&b, "  device %s psk %q from %v path %s every %s assume %s\n", d.Name, d.PSK, d.From, d.Path, d.ExpectEvery, d.Assume)
-			for _, p := range d.Points {
-				fmt.Fprintf(&b, "    %s\n", describeReported(p))
-			}
-		}
-	}
-	for _, p := range plant.Points {
-		fmt.Fprintf(&b, "point %s\n", describeNorth(p))
-	}
-	for _, m := range plant.Methods {
-		fmt.Fprintf(&b, "method %s %s write %q from %q value %v read %v timeout %s\n", m.Identity, m.Name, m.Write, m.From, m.Value, m.Read, m.Timeout)
-	}
-	return b.String()
-}
-
-func describeSouth(p modbus.Point) string {
-	text := fmt.Sprintf("%s %s %d bit %d %s(%d) %s *%g+%g poll %s", p.ID, p.Table, p.Address, p.Bit, p.Type, p.Length, p.Order, p.Scale, p.Offset, p.Poll)
-	if p.Linear != nil {
-		text += fmt.Sprintf(" linear %v", *p.Linear)
-	}
-	if p.Enum != nil || p.Flags != nil || p.NotAvailable != nil {
-		text += fmt.Sprintf(" enum %v flags %v na %x", p.Enum, p.Flags, p.NotAvailable)
-	}
-	if p.Writable {
-		text += " writable"
-	}
-	return text
-}
-
-func describeReported(p coap.Point) string {
-	return fmt.Sprintf("%s source %d %q *%g+%g", p.ID, p.Source, p.Key, p.Scale, p.Offset)
-}
-
-func describeNorth(p gateway.Point) string {
-	text := fmt.Sprintf("%s of %q as %s [%s] on %d least %s most %s band %+v", p.ID, p.Identity, p.Field, p.Unit,
-		p.Publish.On, p.Publish.AtLeastEvery, p.Publish.AtMostEvery, p.Publish.Deadband)
-	if p.Range != nil {
-		text += fmt.Sprintf(" range %+v", *p.Range)
-	}
-	if p.Wrap != 0 || p.Hidden {
-		text += fmt.Sprintf(" wrap %g hidden %t", p.Wrap, p.Hidden)
-	}
-	if w := p.Write; w != nil {
-		text += " write"
-		if w.Min != nil {
-			text += fmt.Sprintf(" min %g", *w.Min)
-		}
-		if w.Max != nil {
-			text += fmt.Sprintf(" max %g", *w.Max)
-		}
-		text += fmt.Sprintf(" %v", w.Words)
-	}
-	return text
-}
-
-func TestTheShippedExampleMeansThisPlant(t *testing.T) {
-	want, err := os.ReadFile("testdata/example.golden")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plant, found := Parse("mapping.yaml", gateway.ExampleMapping())
-	if plant == nil {
-		t.Fatal(found)
-	}
-	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(describe(plant), "\n")); diff != "" {
-		t.Errorf("testdata/example.golden (-want +found):\n%s", diff)
-	}
-}
 
 func TestWhatTheFileDoesNotSayIsBuiltIn(t *testing.T) {
 	plant := one(t, "x: { at: holding 5, type: int16 }")
@@ -174,75 +74,7 @@ func TestWhatTheFileDoesNotSayIsBuiltIn(t *testing.T) {
 	}
 }
 
-func TestALinkMeansWhatItSays(t *testing.T) {
-	const point = "addressing: zero }, poll: 10s, points: { x: { at: holding 5, type: int16 } } }\n"
-	base := modbus.Config{Timeout: 2 * time.Second}
-	with := func(change func(*modbus.Config)) modbus.Config { c := base; change(&c); return c }
-	serial := func(baud, bits int, parity modbus.Parity, stop int, rs485 *modbus.RS485) func(*modbus.Config) {
-		return func(c *modbus.Config) {
-			c.Address, c.Framing, c.Timeout = "/dev/ttyS1", modbus.RTU, time.Second
-			c.Serial = &modbus.Serial{Baud: baud, DataBits: bits, Parity: parity, StopBits: stop, RS485: rs485}
-		}
-	}
-	for text, want := range map[string]modbus.Config{
-		"tcp: h:502": with(func(c *modbus.Config) { c.Address = "h:502" }),
-		"tls: h:802": with(func(c *modbus.Config) { c.Address, c.TLS = "h:802", &modbus.TLS{} }),
-		"tls: h:802, trust: file:ca.pem, certificate: credential:cert, private_key: env:KEY": with(func(c *modbus.Config) {
-			c.Address, c.TLS = "h:802", &modbus.TLS{Trust: "file:ca.pem", Certificate: "credential:cert", PrivateKey: "env:KEY"}
-		}),
-		"rtu_over_tcp: h:4001, timeout: 3s":                          with(func(c *modbus.Config) { c.Address, c.Framing, c.Timeout = "h:4001", modbus.RTU, 3*time.Second }),
-		"ascii_over_tcp: h:4001":                                     with(func(c *modbus.Config) { c.Address, c.Framing = "h:4001", modbus.ASCII }),
-		"serial: /dev/ttyS1, baud: 9600, parity: none, stop_bits: 2": with(serial(9600, 8, modbus.NoParity, 2, nil)),
-		"serial: /dev/ttyS1, baud: 14400, parity: odd, stop_bits: 1, mode: rtu, data_bits: 8, rs485: true": with(
-			serial(14400, 8, modbus.OddParity, 1, &modbus.RS485{})),
-		"serial: /dev/ttyS1, baud: 9600, parity: even, stop_bits: 1, rs485: { rts: low, before: 1ms, after: 2ms, receive: true }": with(
-			serial(9600, 8, modbus.EvenParity, 1, &modbus.RS485{Low: true, Before: time.Millisecond, After: 2 * time.Millisecond, Receive: true})),
-		"serial: /dev/ttyS1, baud: 9600, parity: even, stop_bits: 1, mode: ascii, rs485: false": with(func(c *modbus.Config) {
-			serial(9600, 7, modbus.EvenParity, 1, nil)(c)
-			c.Framing = modbus.ASCII
-		}),
-		"serial: /dev/ttyS1, baud: 150, parity: even, stop_bits: 1": with(func(c *modbus.Config) { // 8 and 7 characters of 11 bits, and 100 ms
-			serial(150, 8, modbus.EvenParity, 1, nil)(c)
-			c.Timeout = 1200 * time.Millisecond
-		}),
-		"tcp: h:502, pause: 5ms, pause_after_connect: 1s, close_after_poll: true, retries: 2, read_only: true, write_rate: 0.5, max_connections: 3, ignore_transaction_id: true, keepalive: 400ms": with(func(c *modbus.Config) {
-			c.Address, c.Pause, c.PauseAfterConnect, c.CloseAfterPoll, c.Retries = "h:502", 5*time.Millisecond, time.Second, true, 2
-			c.ReadOnly, c.WriteRate, c.MaxConnections, c.IgnoreTransactionID, c.KeepAlive = true, 0.5, 3, true, 400*time.Millisecond
-		}),
-	} {
-		named := good(t, "links: { l: { "+text+" } }\ndevices:\n  d: { local: true, modbus: { link: l, unit: 1, "+point)
-		inline := good(t, "devices:\n  d: { local: true, modbus: { "+text+", unit: 1, "+point+"  e: { local: true, modbus: { "+text+", unit: 2, "+point)
-		for _, c := range []struct {
-			name    string
-			devices int
-			links   []modbus.Config
-		}{{"l", 1, named.Links}, {want.Address, 2, inline.Links}} {
-			if len(c.links) != 1 || len(c.links[0].Devices) != c.devices {
-				t.Errorf("%s: %+v", text, c.links)
-				continue
-			}
-			got := c.links[0]
-			want.Name, got.Devices = c.name, nil
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("%s:\n%s", text, diff)
-			}
-		}
-	}
-}
-
 // A write of a long text takes longer than reading it back: the timeout of a slow line leaves room for both.
-func TestTheTimeoutOfASlowLineFitsItsLongestExchange(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"x: { at: holding 5, type: string(100) }":              1230 * time.Millisecond, // 8 and 105 characters of 11 bits, and 100 ms
-		"x: { at: holding 5, type: string(100), write: true }": 1270 * time.Millisecond, // 109 and 8
-		"x: { at: coil 0 }":                                    time.Second,
-	} {
-		plant := good(t, "devices:\n  d: { local: true, modbus: { serial: /dev/ttyS1, baud: 1100, parity: even, stop_bits: 1, unit: 1, addressing: zero }, poll: 10s, points: { "+text+" } }\n")
-		if got := plant.Links[0].Timeout; got != want {
-			t.Errorf("%s: %v, want %v", text, got, want)
-		}
-	}
-}
 
 func TestTheCloserSettingWins(t *testing.T) {
 	plant := good(t, `defaults: { poll: 2s, publish: { on: poll, at_least_every: 1h, at_most_every: 1s }, offline: { after: 5 } }
@@ -316,35 +148,6 @@ devices:
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", choice, got, want)
 		}
-	}
-}
-
-func TestEqualEndpointsAreOneLink(t *testing.T) {
-	plant := good(t, `devices:
-  a: { local: true, modbus: { tcp: Plc.example:502, unit: 1, addressing: zero }, points: { x: { at: coil 0 } } }
-  b: { local: true, modbus: { link: named, unit: 2, addressing: zero }, points: { x: { at: coil 0 } } }
-  c: { local: true, modbus: { tcp: plc.example:502, unit: 3, addressing: zero }, points: { x: { at: coil 0 } } }
-  e: { local: true, modbus: { tcp: "[fd00::7]:502", unit: 0x0A, timeout: 300ms, addressing: zero }, points: { x: { at: coil 0 } } }
-  f: { local: true, modbus: { tcp: 10.0.0.1:502, unit: 255, addressing: zero }, points: { x: { at: coil 0 } } }
-links:
-  named: { tcp: 10.0.0.1:502 }
-`)
-	var got []string
-	for _, l := range plant.Links {
-		for _, d := range l.Devices {
-			got = append(got, fmt.Sprintf("%s %s %s %s:%d", l.Name, l.Address, l.Timeout, d.Name, d.Unit))
-		}
-	}
-	want := []string{
-		"named 10.0.0.1:502 2s b:2", "named 10.0.0.1:502 2s f:255",
-		"plc.example:502 plc.example:502 2s a:1", "plc.example:502 plc.example:502 2s c:3",
-		"[fd00::7]:502 [fd00::7]:502 300ms e:10",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-	if plant.Devices[0].Link != "plc.example:502" || plant.Devices[4].Link != "named" {
-		t.Errorf("%+v", plant.Devices)
 	}
 }
 
