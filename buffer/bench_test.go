@@ -17,6 +17,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // The body of 200 bytes that the project's figures are measured with.
@@ -133,7 +134,7 @@ func BenchmarkDrain(b *testing.B) {
 	for l := range 100 {
 		readers.Go(func() { consume(ctx, q.Lane(laneID(l)), func(int) {}) })
 	}
-	eventually(b, func() bool { return q.Stats().Entries == 0 })
+	testkit.Eventually(b, "everything has left", func() bool { return q.Stats().Entries == 0 })
 	b.StopTimer()
 	cancel()
 	readers.Wait()
@@ -228,7 +229,7 @@ func BenchmarkSteady(b *testing.B) {
 			next(b, q.Lane(laneID(l)), uint64(i), 1)
 			q.Lane(laneID(l)).Ack(uint64(i + 1))
 		}
-		eventually(b, func() bool { return q.Stats().Entries == 0 })
+		testkit.Eventually(b, "everything has left", func() bool { return q.Stats().Entries == 0 })
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(writtenBytes(b)-written)/float64(b.N*len(batch)*len(benchBody)), "x-payload")

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // sealedWith puts n entries, lets whoever wants read them, and begins a second file, so that the first
@@ -25,7 +26,7 @@ func sealedWith(t *testing.T, cfg buffer.Config, n int, read func(*buffer.Queue)
 	cfg.GenerationBytes = 1
 	q, stop = startWith(t, cfg)
 	put(t, q, message("c", 1))
-	eventually(t, func() bool { return q.Stats().Generations == 2 })
+	testkit.Eventually(t, "there are two files", func() bool { return q.Stats().Generations == 2 })
 	stop()
 }
 

@@ -13,6 +13,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // packed reads all packs of lane a behind after and checks that they hold from..to without a hole and in
@@ -71,7 +72,7 @@ func TestABacklogLeavesInPacks(t *testing.T) {
 		t.Errorf("2000 entries left in %d messages", n)
 	}
 	q.Lane("a").Ack(2000)
-	eventually(t, func() bool { return q.Stats().Lanes["a"].Entries == 0 })
+	testkit.Eventually(t, "the lane is empty", func() bool { return q.Stats().Lanes["a"].Entries == 0 })
 }
 
 func TestAPackComesAgainAsItWasWhateverChangesInTheMeantime(t *testing.T) {
@@ -80,7 +81,7 @@ func TestAPackComesAgainAsItWasWhateverChangesInTheMeantime(t *testing.T) {
 	put(t, q, messages("a", 1, 300)...)
 	before := packed(t, q, 0, 1, 300)
 	q.Lane("a").Ack(before[0].Seq)
-	eventually(t, func() bool { return q.Stats().Lanes["a"].Acked == before[0].Seq })
+	testkit.Eventually(t, "the first is acknowledged", func() bool { return q.Stats().Lanes["a"].Acked == before[0].Seq })
 	for n := 301; n <= 2000; n++ { // enough for another generation
 		put(t, q, message("a", n))
 	}
@@ -191,7 +192,7 @@ func TestAPackThatCannotBeCutIsNotHandedOut(t *testing.T) {
 	}
 	<-fail
 	fail <- false
-	eventually(t, func() bool {
+	testkit.Eventually(t, "the entry is read", func() bool {
 		_, err := q.Lane("a").Next(context.Background(), 0, 1)
 		return err == nil
 	})
@@ -213,7 +214,7 @@ func TestADeadPackIsHalvedUntilTheOneEntryIsAlone(t *testing.T) {
 		}
 		if size == 2 { // its first half is good
 			l.Ack(e.Seq)
-			eventually(t, func() bool { return q.Stats().Acked == e.Seq })
+			testkit.Eventually(t, "it is acknowledged", func() bool { return q.Stats().Acked == e.Seq })
 			e = next(t, l, e.Seq, 1)[0]
 		}
 		if err := l.Dead(t.Context(), e.Seq, "poison"); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestNextAndPutReturnWhenTheirContextEnds(t *testing.T) {
@@ -150,7 +151,7 @@ func TestAPutThatRacesWithTheEndOfRunIsEitherStoredOrRefused(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, func() bool { return stored.Load() > 30 })
+		testkit.Eventually(t, "thirty are stored", func() bool { return stored.Load() > 30 })
 		stop()
 		producers.Wait()
 		q, stop = start(t, path)

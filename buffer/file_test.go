@@ -15,6 +15,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestASecondOpenerIsRefusedQuicklyAndTheFirstGoesOn(t *testing.T) {
@@ -116,7 +117,7 @@ func sealFirst(t *testing.T, path string) {
 	}
 	stop := runQueue(t, q)
 	put(t, q, message("c", 1))
-	eventually(t, func() bool { return q.Stats().Generations == 2 })
+	testkit.Eventually(t, "there are two files", func() bool { return q.Stats().Generations == 2 })
 	stop()
 }
 
@@ -274,7 +275,7 @@ func TestACommitAfterADrainedBacklogIsSmall(t *testing.T) {
 	}
 	entries := next(t, q.Lane("a"), 0, 20_000)
 	q.Lane("a").Ack(entries[len(entries)-1].Seq)
-	eventually(t, func() bool { return q.Stats().Entries == 0 })
+	testkit.Eventually(t, "everything has left", func() bool { return q.Stats().Entries == 0 })
 	written := writtenBytes(t)
 	const commits = 20
 	for range commits {

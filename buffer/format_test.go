@@ -14,6 +14,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // What stands in testdata/format1.db and format2: made by the versions that had these formats, with
@@ -56,7 +57,7 @@ func drained(t *testing.T, q *buffer.Queue, id string) {
 		}
 		q.Lane(name).Ack(uint64(puts + 1))
 	}
-	eventually(t, func() bool { return q.Stats().Entries == 0 })
+	testkit.Eventually(t, "everything has left", func() bool { return q.Stats().Entries == 0 })
 }
 
 const keptID = "3b6a826c66c43d66" // of format1.db
@@ -99,7 +100,7 @@ func TestAQueueOfFormat1GoesOnWithTheSameIdsAndIsRemovedWhenItIsDrained(t *testi
 	}
 	q, _ := start(t, dir)
 	drained(t, q, keptID)
-	eventually(t, func() bool { return len(generations(dir)) == 1 })
+	testkit.Eventually(t, "one file is left", func() bool { return len(generations(dir)) == 1 })
 }
 
 // A crash may come between any two of the steps.

@@ -104,16 +104,6 @@ func runQueue(t testing.TB, q *buffer.Queue) (stop func()) {
 	return stop
 }
 
-// eventually waits until ok, at most 10 s.
-func eventually(t testing.TB, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("not within 10 s")
-		}
-	}
-}
-
 // pass lets time pass in a synctest bubble.
 func pass(d time.Duration) { <-time.After(d) }
 

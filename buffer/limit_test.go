@@ -12,6 +12,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // sized is entry n of an identity, with a record of about that many bytes.
@@ -204,7 +205,7 @@ func TestAFullQueueThatRefusesNamesTheIdentitiesAndStoresTheOthers(t *testing.T)
 	gapless(t, all(t, q, "b"), 1, 1)
 	gapless(t, all(t, q, "c"), 1, 1)
 	q.Lane("a").Ack(1)
-	eventually(t, func() bool { return q.Stats().Acked == 1 })
+	testkit.Eventually(t, "one is acknowledged", func() bool { return q.Stats().Acked == 1 })
 	put(t, q, sized("a", 3, 400)) // the sequence goes on
 	gapless(t, all(t, q, "a"), 2, 3)
 	if s := q.Stats(); s.Dropped != 0 {

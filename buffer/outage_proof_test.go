@@ -83,7 +83,7 @@ func fillForADay(t *testing.T, dir string, messages int) {
 	took := time.Since(began)
 	stop()
 	t.Logf("outage: %d messages put in %v, %.0f a second; %d bytes a message on disk; %d KiB of memory",
-		messages, took.Round(time.Second), float64(messages)/took.Seconds(), diskBytes(t, dir)/int64(messages), anonymous(t))
+		messages, took.Round(time.Second), float64(messages)/took.Seconds(), testkit.Size(t, dir)/int64(messages), anonymous(t))
 }
 
 // drainADay opens the queue, puts another message into each lane, and reads and acknowledges all.
@@ -135,7 +135,7 @@ func drainADay(t *testing.T, dir string, messages int) {
 		t.Error(err)
 	}
 	t.Logf("outage: proof: a day without the hub: %d messages drained in order in %v, %.0f a second, 0 lost; at most %d KiB of memory (at most %d); %d bytes of files are left",
-		messages, took.Round(time.Second), float64(messages)/took.Seconds(), memory, mostMemory, diskBytes(t, dir))
+		messages, took.Round(time.Second), float64(messages)/took.Seconds(), memory, mostMemory, testkit.Size(t, dir))
 	if memory > mostMemory {
 		t.Errorf("%d KiB of memory", memory)
 	}
@@ -197,21 +197,5 @@ func anonymous(t *testing.T) int {
 		t.Fatalf("%v: %s", err, status)
 	}
 	n, _ := strconv.Atoi(string(found[1])) // digits
-	return n
-}
-
-func diskBytes(t *testing.T, dir string) (n int64) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += info.Size()
-	}
 	return n
 }

@@ -17,6 +17,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // plant is a queue directory that was closed: which sequences of which lane wait in it.
@@ -50,7 +51,7 @@ func makePlant(t testing.TB) plant {
 			p.acked["boiler"] = n / 5
 			next(t, q.Lane("boiler"), 0, n/5-int(q.Stats().Lanes["boiler"].Acked))
 			q.Lane("boiler").Ack(uint64(n / 5))
-			eventually(t, func() bool { return q.Stats().Lanes["boiler"].Acked == uint64(n/5) })
+			testkit.Eventually(t, "a fifth is acknowledged", func() bool { return q.Stats().Lanes["boiler"].Acked == uint64(n/5) })
 		}
 	}
 	stop()
@@ -275,7 +276,7 @@ func TestTheNamesOfIdentitiesSurviveTheirPages(t *testing.T) {
 	}
 	put(t, q, ts[:50]...)
 	put(t, q, ts[50:]...)
-	eventually(t, func() bool {
+	testkit.Eventually(t, "the names are written", func() bool {
 		names, err := os.ReadFile(filepath.Join(dir, "identities"))
 		return err == nil && bytes.Count(names, []byte("\n")) == 100
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 func openState(t testing.TB, path string, log *bytes.Buffer) *buffer.State {
@@ -179,7 +180,7 @@ func TestNotesThatCannotBeStoredAreRefusedUntilTheyCan(t *testing.T) {
 	if err := errors.Join(os.Remove(dir), os.Mkdir(dir, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return s.Put(t.Context(), "k", []byte("v")) == nil })
+	testkit.Eventually(t, "the note is taken", func() bool { return s.Put(t.Context(), "k", []byte("v")) == nil })
 	if v, ok := s.Get("k"); !ok || string(v) != "v" || s.Err() != nil {
 		t.Errorf("%q %v %v", v, ok, s.Err())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // unavailable opens a queue that cannot be used, sees that it says so, clearly, at once and with the
@@ -43,7 +44,7 @@ func unavailable(t *testing.T, dir, reason string, mend func()) *buffer.Queue {
 		t.Error("Beat finds nothing wrong")
 	}
 	mend()
-	eventually(t, func() bool { return q.Put(t.Context(), message("a", 1)) == nil })
+	testkit.Eventually(t, "the message is taken", func() bool { return q.Put(t.Context(), message("a", 1)) == nil })
 	if got := <-entries; len(got) != 1 || string(got[0].Telemetry.Body) != `{"n":1}` {
 		t.Errorf("the reader got %+v", got)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"iothub-gateway/adapters/modbus"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestAScriptIsReadAsItIsWritten(t *testing.T) {
@@ -153,7 +154,7 @@ func TestALateAnswerThatMissedItsTimeIsNotSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	send(t, conn, "0001"+readSetpoint)
-	eventually(t, "the fault is done", func() bool { return s.Fired(boiler)[0] == 1 })
+	testkit.Eventually(t, "the fault is done", func() bool { return s.Fired(boiler)[0] == 1 })
 	if err := conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}

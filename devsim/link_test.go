@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // raw is a bare connection to the boiler's link.
@@ -172,7 +173,7 @@ func TestADroppedLinkClosesEveryConnectionAndTakesNewOnes(t *testing.T) {
 	send(t, conn, "0001"+readSetpoint)
 	expect(t, conn, "0001"+setpointIs)
 	l := s.links[boiler]
-	eventually(t, "the closed connections are forgotten", func() bool {
+	testkit.Eventually(t, "the closed connections are forgotten", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return len(l.conns) == 1
@@ -236,7 +237,7 @@ func TestTheEndOfRunCutsADelayShort(t *testing.T) {
 	go func() { done <- s.Run(ctx) }()
 	conn := raw(t, s)
 	send(t, conn, "0001"+readSetpoint)
-	eventually(t, "the request has arrived", func() bool { return s.Requests(boiler) == 1 })
+	testkit.Eventually(t, "the request has arrived", func() bool { return s.Requests(boiler) == 1 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)
@@ -279,7 +280,7 @@ func TestAConnectionAcceptedTooLateIsClosedAtOnce(t *testing.T) {
 }
 
 func TestATurnedDialAndGarbageAreLogged(t *testing.T) {
-	var lines lockedBuffer
+	var lines testkit.Log
 	s := start(t, Config{Plant: boilerPlant(), Log: zerolog.New(&lines)})
 	s.Mute(boiler, 3, true)
 	conn := raw(t, s)
@@ -287,7 +288,7 @@ func TestATurnedDialAndGarbageAreLogged(t *testing.T) {
 	if !closed(conn) {
 		t.Fatal("open")
 	}
-	eventually(t, "a line about the garbage", func() bool { return strings.Contains(lines.String(), "not a Modbus/TCP frame") })
+	testkit.Eventually(t, "a line about the garbage", func() bool { return strings.Contains(lines.String(), "not a Modbus/TCP frame") })
 	if text := lines.String(); !strings.Contains(text, `"link":"boiler","unit":3,"mute":true`) {
 		t.Errorf("no line about the dial in\n%s", text)
 	}

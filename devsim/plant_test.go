@@ -4,8 +4,6 @@ import (
 	"context"
 	"io"
 	"log"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -176,32 +174,4 @@ func set(t testing.TB, s *Sim, point gateway.PointID, v gateway.Value) {
 	if err := s.Set(point, v); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// eventually waits for something that another goroutine brings about.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
-		}
-	}
-}
-
-// lockedBuffer collects log lines of several goroutines.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

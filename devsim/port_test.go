@@ -17,6 +17,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/adapters/modbus"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -90,7 +91,7 @@ func TestALineThatIsDroppedIsPluggedInAgainAtItsPath(t *testing.T) {
 	if _, err := before.Read(make([]byte, 1)); err == nil {
 		t.Error("whoever had it open reads on")
 	}
-	eventually(t, "the line is back", func() bool { return read() == nil })
+	testkit.Eventually(t, "the line is back", func() bool { return read() == nil })
 }
 
 func TestFixedPutsALineAtThePathOfTheMapping(t *testing.T) {
@@ -145,7 +146,7 @@ func TestALineTakesTheTimeOfItsCharacters(t *testing.T) {
 	if got := hex.EncodeToString(answer[:5]); got != "010328023f" {
 		t.Errorf("answer %s", got)
 	}
-	eventually(t, "the exchange is counted", func() bool { return s.Line(boiler).Exchanges == 1 })
+	testkit.Eventually(t, "the exchange is counted", func() bool { return s.Line(boiler).Exchanges == 1 })
 	if l := s.Line(boiler); l.Nominal != 45*(11*time.Second/9600) || l.Sent < l.Nominal || l.Busy < 113*11*time.Second/2/9600 || l.Busy > took+time.Second/100 {
 		t.Errorf("%+v, the client took %s", l, took)
 	}

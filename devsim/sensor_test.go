@@ -15,6 +15,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/adapters/coap"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -62,7 +63,7 @@ func TestTheFirstReportsComeWithinASecondAndTheNextAfterThePeriod(t *testing.T) 
 	plant := only(fieldPlant(), "tank") // its period is 1 s
 	began := time.Now()
 	s := sensorsAt(plant, vlan.addr)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	vlan.wait(t, 1)
 	first := time.Since(began)
 	vlan.wait(t, 2)
@@ -78,7 +79,7 @@ func TestValueIsWhatTheLastReportSaid(t *testing.T) {
 	now := noon
 	s.now = func() time.Time { return time.Unix(int64(now), 0) } // it moves between reports only
 	s.Mute("probe", true)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	now += 20 // the first report comes later than it was made
 	seen := make(map[gateway.Value]bool)
 	for i := range 4 {
@@ -118,8 +119,8 @@ func TestAMutedSensorReportsOnlyWhenAsked(t *testing.T) {
 	s := hasty(sensorsAt(fieldPlant(), vlan.addr))
 	s.Mute("env-17", true)
 	s.Mute("tank", true)
-	running(t, s)
-	eventually(t, "the others report", func() bool { return s.Acked()["node"] > 2 && s.Acked()["probe"] > 2 })
+	testkit.Background(t, s.Run)
+	testkit.Eventually(t, "the others report", func() bool { return s.Acked()["node"] > 2 && s.Acked()["probe"] > 2 })
 	if acked := s.Acked(); acked["tank"] != 0 || len(acked) != 4 {
 		t.Errorf("acknowledged: %v", acked)
 	}
@@ -127,12 +128,12 @@ func TestAMutedSensorReportsOnlyWhenAsked(t *testing.T) {
 		t.Errorf("asked: %s, %d acknowledged", code, s.Acked()["tank"])
 	}
 	s.Mute("tank", false)
-	eventually(t, "it reports again", func() bool { return s.Acked()["tank"] > 2 })
+	testkit.Eventually(t, "it reports again", func() bool { return s.Acked()["tank"] > 2 })
 	s.Mute("tank", true)
 	reported(t, s, "tank") // what was under way is done
 	n := s.Acked()["tank"]
 	probe := s.Acked()["probe"]
-	eventually(t, "the others report", func() bool { return s.Acked()["probe"] > probe+2 })
+	testkit.Eventually(t, "the others report", func() bool { return s.Acked()["probe"] > probe+2 })
 	if acked := s.Acked()["tank"]; acked != n {
 		t.Errorf("muted, it went from %d to %d", n, acked)
 	}
@@ -157,7 +158,7 @@ func TestAReportNeedsRunAndAKnownDevice(t *testing.T) {
 	if _, err := s.Report(ctx, "probe"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("before Run: %v", err)
 	}
-	running(t, s)()
+	testkit.Background(t, s.Run)()
 	if _, err := s.Report(context.Background(), "probe"); err == nil || !strings.Contains(err.Error(), "Run has ended") {
 		t.Errorf("after Run: %v", err)
 	}
@@ -169,7 +170,7 @@ func TestAReportNeedsRunAndAKnownDevice(t *testing.T) {
 func TestAReportIsNotWaitedForLongerThanTheCallerWants(t *testing.T) {
 	s := sensorsAt(only(fieldPlant(), "probe"), silentPort(t))
 	s.Mute("probe", true)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := s.Report(ctx, "probe"); !errors.Is(err, context.DeadlineExceeded) {
@@ -179,7 +180,7 @@ func TestAReportIsNotWaitedForLongerThanTheCallerWants(t *testing.T) {
 
 func TestAPlantWithoutListenersHasNoSensors(t *testing.T) {
 	s := NewSensors(SensorConfig{Plant: boilerPlant(), Log: zerolog.Nop()})
-	running(t, s)()
+	testkit.Background(t, s.Run)()
 	if acked := s.Acked(); len(acked) != 0 {
 		t.Errorf("acknowledged: %v", acked)
 	}

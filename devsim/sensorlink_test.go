@@ -12,19 +12,21 @@ import (
 
 	"github.com/plgd-dev/go-coap/v3/message/codes"
 	"github.com/rs/zerolog"
+
+	"iothub-gateway/internal/testkit"
 )
 
 func TestASensorReportsAgainAndAgainInOneSession(t *testing.T) {
 	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": sensorKey})
 	s := hasty(sensorsAt(only(fieldPlant(), "env-17"), field.addr))
-	stop := running(t, s)
+	stop := testkit.Background(t, s.Run)
 	posts := field.wait(t, 5)
 	for _, p := range posts {
 		if p.random != posts[0].random {
 			t.Error("a second session")
 		}
 	}
-	eventually(t, "they are counted", func() bool { return s.Acked()["env-17"] >= 5 })
+	testkit.Eventually(t, "they are counted", func() bool { return s.Acked()["env-17"] >= 5 })
 	stop()
 	n := len(field.all())
 	if acked := int(s.Acked()["env-17"]); acked > n || acked < n-1 {
@@ -37,7 +39,7 @@ func TestAReportThatIsLostIsSentAgain(t *testing.T) {
 	s := hasty(sensorsAt(only(fieldPlant(), "probe"), vlan.addr))
 	s.pace.ack = 120 * time.Millisecond
 	s.Mute("probe", true)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	// The last datagram gets through, and its answer comes when no further one is due.
 	vlan.turn(func(l *server) { l.deaf, l.slow = maxRetransmit, 40*time.Millisecond })
 	if code := reported(t, s, "probe"); code != "2.04" {
@@ -54,7 +56,7 @@ func TestASessionWithoutAnAnswerIsNotUsedAgain(t *testing.T) {
 	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": sensorKey})
 	s := hasty(sensorsAt(only(fieldPlant(), "env-17"), field.addr))
 	s.Mute("env-17", true)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	reported(t, s, "env-17")
 	field.turn(func(l *server) { l.deaf = 1000 })
 	_, err := s.Report(context.Background(), "env-17")
@@ -77,10 +79,10 @@ func TestASessionThatTheListenerEndedCostsNoReport(t *testing.T) {
 	before := listenSecure(t, "127.0.0.1:0", keys)
 	s := hasty(sensorsAt(only(fieldPlant(), "env-17"), before.addr))
 	s.Mute("env-17", true)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	reported(t, s, "env-17")
 	before.stop()
-	eventually(t, "the session has ended", func() bool {
+	testkit.Eventually(t, "the session has ended", func() bool {
 		s.clock.mu.Lock()
 		defer s.clock.mu.Unlock()
 		return len(s.clock.hands) == 0
@@ -104,7 +106,7 @@ func TestPlainReportsComeFromTheLoopback(t *testing.T) {
 			continue
 		}
 		vlan := listenPlain(t, net.JoinHostPort(ip.String(), "0"))
-		stop := running(t, hasty(sensorsAt(only(fieldPlant(), "probe"), vlan.addr)))
+		stop := testkit.Background(t, hasty(sensorsAt(only(fieldPlant(), "probe"), vlan.addr)).Run)
 		p := vlan.wait(t, 1)[0]
 		stop()
 		heard++
@@ -127,12 +129,12 @@ func TestSensorsComeBackWhenTheListenerDoes(t *testing.T) {
 			before := listen("127.0.0.1:0")
 			where := &directory{addr: before.addr}
 			s := hasty(NewSensors(SensorConfig{Plant: only(fieldPlant(), name), Addr: where.find, Key: keyOf, Log: zerolog.Nop()}))
-			stop := running(t, s)
+			stop := testkit.Background(t, s.Run)
 			before.wait(t, 2)
 			before.stop()
 			where.move("")
 			asked := where.times()
-			eventually(t, "it is looked for", func() bool { return where.times() > asked })
+			testkit.Eventually(t, "it is looked for", func() bool { return where.times() > asked })
 			address := before.addr
 			if elsewhere {
 				address = "127.0.0.1:0"
@@ -148,13 +150,13 @@ func TestSensorsComeBackWhenTheListenerDoes(t *testing.T) {
 func TestAWrongKeyIsTriedLessAndLessOften(t *testing.T) {
 	field := listenSecure(t, "127.0.0.1:0", map[string]string{"env-17": "another key 16 b"})
 	where := &directory{addr: field.addr}
-	var log lockedBuffer
+	var log testkit.Log
 	s := hasty(NewSensors(SensorConfig{Plant: only(fieldPlant(), "env-17"), Addr: where.find, Key: keyOf, Log: zerolog.New(&log)}))
 	s.pace.handshake, s.pace.retry = 30*time.Millisecond, 30*time.Millisecond
-	stop := running(t, s)
+	stop := testkit.Background(t, s.Run)
 	// The waits alone are 30, 60, 120 and 240 ms, a quarter more or less.
 	began := time.Now()
-	eventually(t, "it tries", func() bool { return where.times() == 5 })
+	testkit.Eventually(t, "it tries", func() bool { return where.times() == 5 })
 	if took := time.Since(began); took < 330*time.Millisecond {
 		t.Errorf("5 attempts within %v", took)
 	}
@@ -186,11 +188,11 @@ func TestASensorThatIsNotAnsweredRestsLonger(t *testing.T) {
 func TestARefusedReportIsNoReasonToHurryOrToStop(t *testing.T) {
 	vlan := listenPlain(t, "127.0.0.1:0")
 	vlan.turn(func(l *server) { l.answer = codes.ServiceUnavailable })
-	var log lockedBuffer
+	var log testkit.Log
 	s := hasty(NewSensors(SensorConfig{
 		Plant: only(fieldPlant(), "probe"), Addr: func(string) string { return vlan.addr }, Key: keyOf, Log: zerolog.New(&log),
 	}))
-	running(t, s)
+	testkit.Background(t, s.Run)
 	vlan.wait(t, 3)
 	if code := reported(t, s, "probe"); code != "5.03" {
 		t.Errorf("answered %s", code)
@@ -199,7 +201,7 @@ func TestARefusedReportIsNoReasonToHurryOrToStop(t *testing.T) {
 		t.Errorf("%d acknowledged", acked)
 	}
 	vlan.turn(func(l *server) { l.answer = codes.Changed })
-	eventually(t, "reports are taken again", func() bool { return s.Acked()["probe"] > 2 })
+	testkit.Eventually(t, "reports are taken again", func() bool { return s.Acked()["probe"] > 2 })
 	text := log.String()
 	if strings.Count(text, "refused") != 1 || strings.Count(text, "are taken") != 1 || !strings.Contains(text, `"code":"5.03"`) {
 		t.Errorf("log: %s", text)
@@ -223,7 +225,7 @@ func TestASensorSaysWhyItCannotConnect(t *testing.T) {
 		}))
 		s.pace.handshake = 50 * time.Millisecond
 		s.Mute("env-17", true)
-		stop := running(t, s)
+		stop := testkit.Background(t, s.Run)
 		code, err := s.Report(context.Background(), "env-17")
 		if err == nil || !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), "sensor env-17") || code != "" {
 			t.Errorf("%q: %q, %v, want %s", test.addr, code, err, test.says)
@@ -236,7 +238,7 @@ func TestAReportWithoutAnAnswerDoesNotKeepRunFromEnding(t *testing.T) {
 	for _, device := range []string{"env-17", "probe"} {
 		s := sensorsAt(only(fieldPlant(), device), silentPort(t))
 		s.sensors[0].first = 0
-		stop := running(t, s)
+		stop := testkit.Background(t, s.Run)
 		answer := make(chan error, 1)
 		go func() {
 			_, err := s.Report(context.Background(), device)
@@ -254,7 +256,7 @@ func TestAPortWhereNothingListensIsNoAnswerAtOnce(t *testing.T) {
 	vlan.stop()
 	s := sensorsAt(only(fieldPlant(), "probe"), vlan.addr)
 	s.Mute("probe", true)
-	running(t, s)
+	testkit.Background(t, s.Run)
 	began := time.Now()
 	_, err := s.Report(context.Background(), "probe")
 	if !errors.Is(err, errClosed) || errors.Is(err, context.Canceled) || time.Since(began) > time.Second {

@@ -21,6 +21,8 @@ import (
 	"github.com/plgd-dev/go-coap/v3/options"
 	coapudp "github.com/plgd-dev/go-coap/v3/udp"
 	"github.com/plgd-dev/go-coap/v3/udp/client"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // post is a report as it arrived.
@@ -106,7 +108,7 @@ func (s *server) turn(change func(*server)) {
 // wait returns the posts once there are n of them.
 func (s *server) wait(t testing.TB, n int) []post {
 	t.Helper()
-	eventually(t, "the reports arrive", func() bool { return len(s.all()) >= n })
+	testkit.Eventually(t, "the reports arrive", func() bool { return len(s.all()) >= n })
 	return s.all()
 }
 
@@ -227,27 +229,6 @@ func hasty(s *Sensors) *Sensors {
 		o.period, o.first = 20*time.Millisecond, time.Millisecond
 	}
 	return s
-}
-
-// running starts sensors; Run has returned when the test ends, or stop.
-func running(t testing.TB, s *Sensors) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("Run: %v", err)
-			}
-		case <-time.After(2 * time.Second):
-			t.Error("Run has not ended 2 s after its context")
-		}
-	})
-	t.Cleanup(stop)
-	return stop
 }
 
 // reported makes a device report and fails without an answer.

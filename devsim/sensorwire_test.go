@@ -10,6 +10,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/adapters/coap"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -64,7 +65,7 @@ func TestASecureSensorReportsWhatItsMappingSays(t *testing.T) {
 	for _, name := range []string{"temperature", "humidity", "battery", "front_door"} {
 		first[name] = sensedValue(t, s, gateway.PointID("env-17/"+name))
 	}
-	running(t, s)
+	testkit.Background(t, s.Run)
 	for range 3 {
 		if code := reported(t, s, "env-17"); code != "2.04" {
 			t.Fatalf("answered %s", code)
@@ -99,7 +100,7 @@ func TestAPlainSensorReportsWhatItsMappingSays(t *testing.T) {
 		s.Mute(device, true)
 	}
 	hold(t, s, "tank/label", gateway.TextValue("nord"))
-	running(t, s)
+	testkit.Background(t, s.Run)
 	for i, device := range []string{"node", "tank", "probe"} {
 		if code := reported(t, s, device); code != "2.04" {
 			t.Fatalf("%s: answered %s", device, code)
@@ -146,7 +147,7 @@ func TestAReportOfManyPointsArrivesWhole(t *testing.T) {
 		}
 		s := sensorsAt(plant, listener.addr)
 		s.Mute("big", true)
-		running(t, s)
+		testkit.Background(t, s.Run)
 		if code := reported(t, s, "big"); code != "2.04" {
 			t.Fatalf("plain %v: answered %s", plain, code)
 		}

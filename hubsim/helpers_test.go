@@ -117,18 +117,6 @@ func connectPaho(t testing.TB, options *mqtt.ClientOptions) mqtt.Client {
 	return client
 }
 
-// eventually waits up to five seconds for ok.
-func eventually(t testing.TB, ok func() bool) {
-	t.Helper()
-	for range 1000 {
-		if ok() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatal("it did not happen within five seconds")
-}
-
 // methodCall is a call that waits 50 ms for its answer.
 func methodCall(identity, name string) hubsim.MethodCall {
 	device, module, _ := strings.Cut(identity, "/")

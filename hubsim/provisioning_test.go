@@ -15,6 +15,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 const registrationFilter = "$dps/registrations/res/#"
@@ -120,7 +121,7 @@ func (r *registrant) provision() hubsim.RegistrationState {
 		r.t.Fatalf("register: %+v", begun)
 	}
 	var done provisioned
-	eventually(r.t, func() bool {
+	testkit.Eventually(r.t, "the service has decided", func() bool {
 		done = r.poll(begun.OperationID)
 		if done.status == 202 && (done.Status != "assigning" || done.retry != 3) {
 			r.t.Fatalf("poll: %+v", done)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // player plays one transcript of testdata/transcripts.txt, which says what its lines mean.
@@ -120,7 +122,7 @@ func (p *player) receive(written string) error {
 // stored wants the next stored message to have this body and, among others, these properties.
 func (p *player) stored(written string) error {
 	fields := strings.Fields(written)
-	eventually(p.t, func() bool { return len(p.hub.Messages(0, 100)) > p.seen })
+	testkit.Eventually(p.t, "the message is there", func() bool { return len(p.hub.Messages(0, 100)) > p.seen })
 	m := p.hub.Messages(0, 100)[p.seen]
 	p.seen++
 	if string(m.Body) != fields[0] {

@@ -13,6 +13,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestAConnectToTheProvisioningServiceThatCannotBeRightIsRefusedWithFive(t *testing.T) {
@@ -88,7 +89,7 @@ func TestARegistrationSurvivesItsConnectionAndIsAnsweredWhereItIsPolled(t *testi
 	r.sendPacket(paho.NewControlPacket(paho.Disconnect))
 	r.expectClosed()
 	again := hub.registrant(t, "boiler-7", key, nil)
-	eventually(t, func() bool { return again.poll(begun.OperationID).Status == "assigned" })
+	testkit.Eventually(t, "it is assigned", func() bool { return again.poll(begun.OperationID).Status == "assigned" })
 	if got := again.poll("5.0000.unknown"); got.status != 404 || got.ErrorCode == 0 {
 		t.Errorf("%+v", got)
 	}
@@ -125,7 +126,7 @@ func TestAnAssignmentTakesItsTimeAndTroubleAsksTheDeviceToComeAgain(t *testing.T
 	if got := r.poll(begun.OperationID); got.status != 503 || got.retry != 2 {
 		t.Errorf("%+v", got)
 	}
-	eventually(t, func() bool { return r.poll(begun.OperationID).Status == "assigned" })
+	testkit.Eventually(t, "it is assigned", func() bool { return r.poll(begun.OperationID).Status == "assigned" })
 }
 
 func TestACertificateIsProvisionedByItsEnrolmentOrItsAuthority(t *testing.T) {

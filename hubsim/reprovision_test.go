@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // twoHubs are a hub with a provisioning service and another that it may assign devices to.
@@ -194,7 +195,7 @@ func TestACustomAllocationChoosesTheHubAndHasAPayloadForTheDevice(t *testing.T) 
 	r := west.registrant(t, "boiler-7", e.Attestation.SymmetricKey.PrimaryKey, nil)
 	begun := r.register(`{"registrationId":"boiler-7","payload":{"modelId":"dtmi:com:example:boiler;1"}}`)
 	var state *hubsim.RegistrationState
-	eventually(t, func() bool {
+	testkit.Eventually(t, "the service has decided", func() bool {
 		state = r.poll(begun.OperationID).RegistrationState
 		return state != nil
 	})

@@ -11,36 +11,20 @@ import (
 	"net"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/rs/zerolog"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // pipeHub is a hub without sockets, whose log can be read.
 type pipeHub struct {
 	*Hub
-	log *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log *testkit.Log
 }
 
 func newPipeHub(t *testing.T, cfg Config) *pipeHub {
@@ -51,7 +35,7 @@ func newPipeHub(t *testing.T, cfg Config) *pipeHub {
 // openPipeHub keeps its state in the file at path.
 func openPipeHub(t *testing.T, cfg Config, path string) *pipeHub {
 	t.Helper()
-	log := &lockedBuffer{}
+	log := &testkit.Log{}
 	cfg.HostName, cfg.Log = "contoso.azure-devices.net", zerolog.New(log)
 	h := newHub(cfg)
 	h.store = newStore("", h.cfg.MaxStored, nil)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // testStore is a store whose committer runs until stop.
@@ -140,27 +142,11 @@ func TestTheOldestMessagesGoFirstAndTheBoundHolds(t *testing.T) {
 		}
 		if dir != "" {
 			s.stop()
-			if size := dirSize(t, dir); size != held {
+			if size := testkit.Size(t, dir); size != held {
 				t.Errorf("%d bytes are on disk, %d are counted", size, held)
 			}
 		}
 	})
-}
-
-func dirSize(t *testing.T, dir string) (size int64) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		size += info.Size()
-	}
-	return size
 }
 
 func TestAMessageLargerThanABlockIsStored(t *testing.T) {

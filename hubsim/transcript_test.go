@@ -7,6 +7,8 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // What the reference transcripts (testdata/transcripts.txt) say byte for byte is here for more topics and identities.
@@ -74,7 +76,7 @@ func TestTranscriptWill(t *testing.T) {
 	c.sendPacket(p)
 	c.expect(packets.Connack)
 	_ = c.conn.Close()
-	eventually(t, func() bool { return len(hub.Messages(0, 0)) == 1 })
+	testkit.Eventually(t, "the message is there", func() bool { return len(hub.Messages(0, 0)) == 1 })
 	m := hub.Messages(0, 0)[0]
 	if m.Device != "dev1" || m.Module != "mod1" || m.Properties["iothub-MessageType"] != "Will" || m.Properties["reason"] != "gone" || string(m.Body) != "bye" {
 		t.Errorf("the Will is %+v", m)

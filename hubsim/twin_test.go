@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"iothub-gateway/internal/testkit"
 )
 
 const (
@@ -119,7 +121,7 @@ func TestAKeptSessionAnswersAndNotifiesWithoutAnotherSubscribe(t *testing.T) {
 		t.Errorf("QoS %d, packet id %d", p.FixedHeader.Qos, p.PacketID)
 	}
 	_ = c.conn.Close()
-	eventually(t, func() bool { return !hub.Connected("dev1") })
+	testkit.Eventually(t, "the device has gone", func() bool { return !hub.Connected("dev1") })
 	service.change("PATCH", twinPath, `{"properties":{"desired":{"missed":1}}}`)
 	c = hub.rawConnected(t, "dev1", false)
 	service.change("PATCH", twinPath, `{"properties":{"desired":{"seen":2}}}`)
@@ -144,7 +146,7 @@ func TestTheReconnectFlowMissesNoChange(t *testing.T) {
 		}
 	}()
 	defer func() { <-done }()
-	eventually(t, func() bool { return service.change("GET", twinPath, "")["version"].(float64) > 5 })
+	testkit.Eventually(t, "the twin has changed", func() bool { return service.change("GET", twinPath, "")["version"].(float64) > 5 })
 	c.subscribe(1, 0, twinResults, twinDesired)
 	c.publish(twinGet+"1", 0, 0, "")
 	known := 0 // the version of the document, once it is here

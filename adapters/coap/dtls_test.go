@@ -18,6 +18,8 @@ import (
 	"github.com/plgd-dev/go-coap/v3/message"
 	"github.com/plgd-dev/go-coap/v3/message/codes"
 	"github.com/rs/zerolog"
+
+	"iothub-gateway/internal/testkit"
 )
 
 const envKey = "sixteen byte key"
@@ -236,7 +238,7 @@ func TestARebootedDeviceIsNotKeptOut(t *testing.T) {
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		eventually(t, "the old session has ended", func() bool { return a.Stats().Sessions == 1 })
+		testkit.Eventually(t, "the old session has ended", func() bool { return a.Stats().Sessions == 1 })
 		equal(t, "stored", len(s.taken()), 2)
 		after.ask(to("env-17", 2, temp21), codes.Changed)
 	}

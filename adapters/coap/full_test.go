@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // refuseTemp makes a sink refuse the temperature of a device as a full queue does.
@@ -39,10 +40,10 @@ func TestAFullQueueRefusesItsDeviceAloneAndNothingIsStoredTwice(t *testing.T) {
 	a, stop := run(t, cfg, s)
 	first, good, full := dial(t, a.Addr()), dial(t, a.Addr()), dial(t, a.Addr())
 	first.write(encoded(t, post(1, temp21)))
-	eventually(t, "the first is with accept", func() bool { return len(a.reports) == 0 && a.waitingReports() == 1 })
+	testkit.Eventually(t, "the first is with accept", func() bool { return len(a.reports) == 0 && a.waitingReports() == 1 })
 	good.write(encoded(t, post(1, `[{"n":"temp","v":22}]`)))
 	full.write(encoded(t, request110("/v1/e", 1, `[{"n":"temp","v":23}]`)))
-	eventually(t, "two are waiting", func() bool { return a.waitingReports() == 3 })
+	testkit.Eventually(t, "two are waiting", func() bool { return a.waitingReports() == 3 })
 	close(s.gate)
 	equal(t, "first", dotted(first.read().Code), "2.04")
 	equal(t, "good", dotted(good.read().Code), "2.04")

@@ -9,6 +9,8 @@ import (
 
 	"github.com/plgd-dev/go-coap/v3/message"
 	"github.com/plgd-dev/go-coap/v3/message/codes"
+
+	"iothub-gateway/internal/testkit"
 )
 
 func TestANonConfirmableReportIsAnsweredOnlyIfItAsks(t *testing.T) {
@@ -109,7 +111,7 @@ func TestASourceOutsideTheAllowListIsNotHeard(t *testing.T) {
 	w := dial(t, a.Addr())
 	w.write(encoded(t, post(1, temp21)))
 	w.write([]byte("\x40garbage"))
-	eventually(t, "both are counted", func() bool { return a.Stats().Denied == 2 })
+	testkit.Eventually(t, "both are counted", func() bool { return a.Stats().Denied == 2 })
 	if m, ok := w.poll(50 * time.Millisecond); ok {
 		t.Errorf("an answer: %s", show(m))
 	}
@@ -125,7 +127,7 @@ func TestAPermittedSourceWithoutADeviceIsUnauthorized(t *testing.T) {
 	for i := range int32(3 * refusalsASecond) {
 		w.write(encoded(t, post(2+i, temp21)))
 	}
-	eventually(t, "all were looked at", func() bool { return a.Stats().Refused == 3*refusalsASecond+1 })
+	testkit.Eventually(t, "all were looked at", func() bool { return a.Stats().Refused == 3*refusalsASecond+1 })
 	answers := 0
 	for {
 		if _, ok := w.poll(20 * time.Millisecond); !ok {
@@ -220,16 +222,16 @@ func TestMoreReportsThanThereIsRoomForAreRefusedAtOnce(t *testing.T) {
 		m.Type = message.NonConfirmable
 		w.write(encoded(t, m))
 		if i%32 == 0 {
-			eventually(t, "it is taken", func() bool { return a.waitingReports() == int(i)+1 })
+			testkit.Eventually(t, "it is taken", func() bool { return a.waitingReports() == int(i)+1 })
 		}
 	}
-	eventually(t, "all are on their way", func() bool { return a.waitingReports() == maxReports })
+	testkit.Eventually(t, "all are on their way", func() bool { return a.waitingReports() == maxReports })
 	m := dial(t, a.Addr()).ask(post(1, temp21), codes.ServiceUnavailable)
 	if !m.Options.HasOption(message.MaxAge) {
 		t.Error("no Max-Age")
 	}
 	close(s.gate)
-	eventually(t, "all are stored", func() bool { return len(s.values("d/temp")) == maxReports })
+	testkit.Eventually(t, "all are stored", func() bool { return len(s.values("d/temp")) == maxReports })
 	if calls := len(s.taken()); calls > 2 {
 		t.Errorf("%d calls for reports that waited together", calls)
 	}

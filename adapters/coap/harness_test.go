@@ -246,16 +246,6 @@ func block1(num int, more bool, szx uint8) message.Option {
 
 const temp21 = `[{"n":"temp","v":21}]`
 
-// eventually waits for a condition; it is the only place where a test sleeps.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
-		}
-	}
-}
-
 func equal[T comparable](t testing.TB, what string, got, want T) {
 	t.Helper()
 	if got != want {

@@ -21,6 +21,7 @@ import (
 	"github.com/plgd-dev/go-coap/v3/udp/client"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestADeviceIsAnsweredOnlyWhenItsReportIsDurable(t *testing.T) {
@@ -28,7 +29,7 @@ func TestADeviceIsAnsweredOnlyWhenItsReportIsDurable(t *testing.T) {
 	a, _ := run(t, plainConfig(), s)
 	w := dial(t, a.Addr())
 	w.write(encoded(t, post(1, temp21)))
-	eventually(t, "accept is called", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.busy == 1 })
+	testkit.Eventually(t, "accept is called", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.busy == 1 })
 	w.silent()
 	s.gate <- struct{}{}
 	m := w.read()
@@ -73,7 +74,7 @@ func TestASlowDiskIsAnnouncedAndTheAnswerFollowsAsAMessageOfItsOwn(t *testing.T)
 	repeat := w.read() // it was not acknowledged
 	equal(t, "repeated message id", repeat.MessageID, m.MessageID)
 	w.write(header(message.Acknowledgement, uint16(m.MessageID)))
-	eventually(t, "nobody waits for an acknowledgement", func() bool {
+	testkit.Eventually(t, "nobody waits for an acknowledgement", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return len(a.exchanges.separate) == 0
@@ -115,10 +116,10 @@ func TestOneReportThatCannotBeStoredDoesNotTakeOthersWithIt(t *testing.T) {
 	a, _ := run(t, plainConfig(), s)
 	first, good, bad := dial(t, a.Addr()), dial(t, a.Addr()), dial(t, a.Addr())
 	first.write(encoded(t, post(1, temp21)))
-	eventually(t, "the first is with accept", func() bool { return len(a.reports) == 0 && a.waitingReports() == 1 })
+	testkit.Eventually(t, "the first is with accept", func() bool { return len(a.reports) == 0 && a.waitingReports() == 1 })
 	good.write(encoded(t, post(1, `[{"n":"temp","v":22}]`)))
 	bad.write(encoded(t, post(1, `[{"n":"temp","v":666}]`)))
-	eventually(t, "two are waiting", func() bool { return a.waitingReports() == 3 })
+	testkit.Eventually(t, "two are waiting", func() bool { return a.waitingReports() == 3 })
 	close(s.gate)
 	equal(t, "first", dotted(first.read().Code), "2.04")
 	equal(t, "good", dotted(good.read().Code), "2.04")
@@ -152,7 +153,7 @@ func TestANonConfirmableDuplicateIsIgnored(t *testing.T) {
 	w.write(encoded(t, m))
 	w.write(encoded(t, m))
 	w.silent()
-	eventually(t, "stored", func() bool { return len(s.taken()) > 0 })
+	testkit.Eventually(t, "stored", func() bool { return len(s.taken()) > 0 })
 	equal(t, "stored", len(s.taken()), 1)
 }
 
@@ -219,9 +220,9 @@ func TestTheLastRequestsAreAnsweredWhenTheListenerCloses(t *testing.T) {
 	a, stop := run(t, plainConfig(), s)
 	w := dial(t, a.Addr())
 	w.write(encoded(t, post(1, temp21)))
-	eventually(t, "it is with accept", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.busy == 1 })
+	testkit.Eventually(t, "it is with accept", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.busy == 1 })
 	w.write(encoded(t, post(2, temp21)))
-	eventually(t, "one more waits", func() bool { return a.waitingReports() == 2 })
+	testkit.Eventually(t, "one more waits", func() bool { return a.waitingReports() == 2 })
 	stop()
 	for range 2 {
 		m := w.read()
@@ -252,14 +253,14 @@ func TestASilentDeviceGoesBadOnceUntilItReports(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "every point is bad", func() bool { return bad() == 4 })
+	testkit.Eventually(t, "every point is bad", func() bool { return bad() == 4 })
 	equal(t, "silent devices", a.Stats().Silent, 1)
 	later := time.Now().Add(time.Hour)
 	equal(t, "messages due", len(a.tick(later)), 0)
 	equal(t, "bad readings, still", bad(), 4)
 	dial(t, a.Addr()).ask(post(1, temp21), codes.Changed)
 	equal(t, "silent devices", a.Stats().Silent, 0)
-	eventually(t, "every point is bad again", func() bool { return bad() == 8 })
+	testkit.Eventually(t, "every point is bad again", func() bool { return bad() == 8 })
 	equal(t, "silences", a.Stats().Silences, 2)
 }
 
@@ -268,7 +269,7 @@ func TestASilenceThatCannotBeStoredIsReportedAgain(t *testing.T) {
 	cfg.Devices[0].ExpectEvery = time.Millisecond
 	s := &sink{fail: func([]gateway.Sample) error { return errDisk }}
 	a, _ := run(t, cfg, s)
-	eventually(t, "it failed", func() bool {
+	testkit.Eventually(t, "it failed", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return !a.roster.all[0].quiet.IsZero()
@@ -277,7 +278,7 @@ func TestASilenceThatCannotBeStoredIsReportedAgain(t *testing.T) {
 	s.fail = nil
 	s.mu.Unlock()
 	a.tick(time.Now().Add(silenceAgain))
-	eventually(t, "it is stored", func() bool { return len(s.taken()) == 1 })
+	testkit.Eventually(t, "it is stored", func() bool { return len(s.taken()) == 1 })
 }
 
 func TestReadAndWriteSayThatTheDeviceReportsByItself(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // byHand is a DTLS listener whose clock is the test's.
@@ -61,13 +62,13 @@ func TestASessionEndsWithItsKey(t *testing.T) {
 	for _, identity := range []string{"env-17", "env-18", "env-19"} {
 		deviceAt(t, newRoaming(t, 0), address, identity)
 	}
-	eventually(t, "all are in", func() bool { return f.live() == 3 })
+	testkit.Eventually(t, "all are in", func() bool { return f.live() == 3 })
 	f.sweep(time.Now())
 	equal(t, "sessions with good keys", f.live(), 3)
 	v.set("env-17", "")
 	v.set("env-18", "the new one")
 	f.sweep(time.Now().Add(keysEvery))
-	eventually(t, "two have ended", func() bool { return f.live() == 1 })
+	testkit.Eventually(t, "two have ended", func() bool { return f.live() == 1 })
 	if got := identities(f); !strings.HasPrefix(got, "env-19") {
 		t.Errorf("left: %s", got)
 	}
@@ -77,11 +78,11 @@ func TestAnIdleSessionEnds(t *testing.T) {
 	cfg := secureConfig(newVault("env-17"), "env-17")
 	f, address := byHand(t, cfg, &sink{})
 	deviceAt(t, newRoaming(t, 0), address, "env-17")
-	eventually(t, "it is in", func() bool { return f.live() == 1 })
+	testkit.Eventually(t, "it is in", func() bool { return f.live() == 1 })
 	f.sweep(time.Now().Add(59 * time.Minute))
 	equal(t, "sessions after 59 minutes", f.live(), 1)
 	f.sweep(time.Now().Add(61 * time.Minute))
-	eventually(t, "it has ended", func() bool { return f.live() == 0 })
+	testkit.Eventually(t, "it has ended", func() bool { return f.live() == 0 })
 }
 
 func TestTheNewestSessionOfAnIdentityWins(t *testing.T) {
@@ -91,10 +92,10 @@ func TestTheNewestSessionOfAnIdentityWins(t *testing.T) {
 		network := newRoaming(t, 0)
 		networks = append(networks, network)
 		deviceAt(t, network, address, "env-17")
-		eventually(t, "it is in", func() bool { return f.live() == len(networks) })
+		testkit.Eventually(t, "it is in", func() bool { return f.live() == len(networks) })
 	}
 	deviceAt(t, newRoaming(t, 0), address, "env-17")
-	eventually(t, "the fifth ended the first", func() bool {
+	testkit.Eventually(t, "the fifth ended the first", func() bool {
 		return f.adapter.Stats().Handshakes == 5 && f.live() == 4
 	})
 	if got := identities(f); strings.Contains(got, fmt.Sprint("@", networks[0].port())) {
@@ -103,7 +104,7 @@ func TestTheNewestSessionOfAnIdentityWins(t *testing.T) {
 	f.sweep(time.Now().Add(59 * time.Second))
 	equal(t, "sessions that overlap", f.live(), 4)
 	f.sweep(time.Now().Add(61 * time.Second))
-	eventually(t, "only the newest is left", func() bool { return f.live() == 1 })
+	testkit.Eventually(t, "only the newest is left", func() bool { return f.live() == 1 })
 }
 
 func TestTheSessionThatWasSilentForLongestMakesRoom(t *testing.T) {
@@ -113,11 +114,11 @@ func TestTheSessionThatWasSilentForLongestMakesRoom(t *testing.T) {
 	f, address := byHand(t, cfg, &sink{})
 	a := deviceAt(t, newRoaming(t, 0), address, "a")
 	deviceAt(t, newRoaming(t, 0), address, "b")
-	eventually(t, "two are in", func() bool { return f.live() == 2 })
+	testkit.Eventually(t, "two are in", func() bool { return f.live() == 2 })
 	a.ask(to("a", 1, temp21), codes.Changed) // so b is silent for longer
 	deviceAt(t, newRoaming(t, 0), address, "c").ask(to("c", 1, temp21), codes.Changed)
 	a.ask(to("a", 2, temp21), codes.Changed)
-	eventually(t, "two are left", func() bool { return f.live() == 2 })
+	testkit.Eventually(t, "two are left", func() bool { return f.live() == 2 })
 	if got := identities(f); strings.Contains(got, "b@") {
 		t.Errorf("left: %s", got)
 	}

@@ -12,6 +12,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/adapters/adaptertest"
+	"iothub-gateway/internal/testkit"
 )
 
 // plc is a device behind an independent Modbus implementation: registers hold their address until
@@ -165,7 +166,7 @@ func TestAnIndependentServerUnderstandsEveryRequest(t *testing.T) {
 			t.Errorf("%s: %v %v", c.point, s, err)
 		}
 	}
-	eventually(t, "the written value as a polled reading", func() bool {
+	testkit.Eventually(t, "the written value as a polled reading", func() bool {
 		got := r.got.of("d/wide")
 		return len(got) > 0 && got[len(got)-1].Value == gateway.FloatValue(21.7)
 	})
@@ -190,5 +191,5 @@ func TestReadsOfAnIndependentServerAreRightUnderLoad(t *testing.T) {
 		return n
 	}
 	total := 0
-	eventually(t, "20000 readings", func() bool { total += count(); return total > 20000 })
+	testkit.Eventually(t, "20000 readings", func() bool { total += count(); return total > 20000 })
 }

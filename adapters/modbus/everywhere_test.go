@@ -8,6 +8,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // onEveryWire runs a test on Modbus TCP, RTU over TCP and RTU on a pty: the rows of MB-118 that are about requests
@@ -26,9 +27,9 @@ func TestOneDeadUnitOfTwoLeavesTheOtherItsReadings(t *testing.T) {
 		f := newField()
 		f.mute[2] = true
 		r := tr.start(t, f, Config{Timeout: lineTimeout / 2, Devices: units(2, 20*time.Millisecond, offline(2, time.Minute, time.Minute))})
-		eventually(t, "the dead unit to be offline", func() bool { return r.Stats().Devices[1].State == Down })
+		testkit.Eventually(t, "the dead unit to be offline", func() bool { return r.Stats().Devices[1].State == Down })
 		n := len(r.got.of("u1/10"))
-		eventually(t, "many readings of the other", func() bool { return len(r.got.of("u1/10")) > n+20 })
+		testkit.Eventually(t, "many readings of the other", func() bool { return len(r.got.of("u1/10")) > n+20 })
 		if got := r.got.of("u1/10"); goods(got) != len(got) || goods(r.got.of("u2/20")) != 0 {
 			t.Errorf("%d of %d readings are good", goods(got), len(got))
 		}
@@ -57,7 +58,7 @@ func TestAForbiddenRegisterInABlockIsFoundByBisection(t *testing.T) {
 		f := newField()
 		f.holes[spot{1, Holding, 13}] = true
 		r := tr.start(t, f, Config{Devices: []Device{{Name: "d", Unit: 1, Points: points("d", Holding, 50*time.Millisecond, span2(10, 8)...)}}})
-		eventually(t, "good readings of all but one", func() bool {
+		testkit.Eventually(t, "good readings of all but one", func() bool {
 			return !slices.ContainsFunc(r.cfg.Devices[0].Points, func(p Point) bool { return p.Address != 13 && goods(r.got.of(p.ID)) < 5 })
 		})
 		bad := r.got.of("d/13")
@@ -71,7 +72,7 @@ func TestAForbiddenRegisterInABlockIsFoundByBisection(t *testing.T) {
 func TestACouplersWatchdogIsKeptQuietBetweenPolls(t *testing.T) {
 	onEveryWire(t, func(t *testing.T, tr transport) {
 		r := tr.start(t, newField(), Config{KeepAlive: 30 * time.Millisecond, Devices: []Device{{Name: "d", Unit: 1, Points: points("d", Holding, time.Hour, 10)}}})
-		eventually(t, "requests without a poll", func() bool { return len(r.field.calls()) > 10 })
+		testkit.Eventually(t, "requests without a poll", func() bool { return len(r.field.calls()) > 10 })
 		if s := r.Stats(); s.Devices[0].Polls > 1 || s.Link.Timeouts > 0 {
 			t.Errorf("%+v", s)
 		}
@@ -105,7 +106,7 @@ func TestRunEndsAtOnceDuringARequestOnEveryWire(t *testing.T) {
 		f := newField()
 		f.mute[1] = true
 		r := tr.start(t, f, Config{Timeout: 30 * time.Second, Devices: units(1, time.Millisecond, Offline{})})
-		eventually(t, "a request", func() bool { return len(f.calls()) > 0 })
+		testkit.Eventually(t, "a request", func() bool { return len(f.calls()) > 0 })
 		reading := make(chan error)
 		go func() { _, err := r.Read(t.Context(), []gateway.PointID{"u1/10"}); reading <- err }()
 		began := time.Now()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // faultTimeout is long enough for a machine that has much else to do, and atOnce are the tests that wait at
@@ -134,17 +135,8 @@ func TestABadAnswerCostsAtMostTheRequestItHits(t *testing.T) {
 				if _, err := readOneOf(t, r, 2); err != nil { // not the first of the connection
 					t.Fatal(err)
 				}
-				v, err := readOne(t, r, "d/100")
-				if c.ok && (err != nil || v != 100) || !c.ok && !errors.Is(err, gateway.ErrNoAnswer) {
-					t.Errorf("read %d, %v", v, err)
-				}
-				for a := range 12 {
-					id := r.cfg.Devices[0].Points[a].ID
-					if v, err := readOne(t, r, id); err != nil || v != uint64(100+a) {
-						t.Errorf("then %s was %d, %v", id, v, err)
-					}
-				}
-				eventually(t, "the stale frames to be counted", func() bool {
+				tricked(t, r, c.ok)
+				testkit.Eventually(t, "the stale frames to be counted", func() bool {
 					v, err := readOne(t, r, "d/119")
 					return v == 119 && err == nil && r.Stats().Link.StaleFrames == c.stale
 				})
@@ -174,7 +166,7 @@ func readOneOf(t *testing.T, r *rig, n int) (gateway.Value, error) {
 func TestASilentPeerIsLeftAfterThreeRequests(t *testing.T) {
 	t.Parallel()
 	r := faulty(t, 0, nil)
-	eventually(t, "the only poll", func() bool { return r.Stats().Devices[0].Polls == 1 })
+	testkit.Eventually(t, "the only poll", func() bool { return r.Stats().Devices[0].Polls == 1 })
 	r.field.set(func(f *field) { f.mute[7] = true })
 	for n := range 3 {
 		if r.field.conns() != 1 {
@@ -253,7 +245,7 @@ func TestRunEndsAtOnceEvenDuringARequest(t *testing.T) {
 	r := run(t, Config{Address: f.listen(t), Timeout: 30 * time.Second, Devices: []Device{{
 		Name: "d", Unit: 7, Points: points("d", Holding, time.Millisecond, 100),
 	}}}, f)
-	eventually(t, "a request", func() bool { return len(f.calls()) > 0 })
+	testkit.Eventually(t, "a request", func() bool { return len(f.calls()) > 0 })
 	writing := make(chan error)
 	go func() { writing <- r.Write(t.Context(), "d/100", gateway.UintValue(1), gateway.Confirm{}) }()
 	began := time.Now()
@@ -271,7 +263,7 @@ func TestAnUnreachableLinkIsToldApartAndNotHammered(t *testing.T) {
 	r := run(t, Config{Address: freeAddress(t), Timeout: faultTimeout, Devices: []Device{{
 		Name: "d", Unit: 7, Offline: offline(2, time.Second, time.Second), Points: points("d", Holding, 20*time.Millisecond, 100),
 	}}}, newField())
-	eventually(t, "the bad reading", func() bool { return len(r.got.of("d/100")) > 0 })
+	testkit.Eventually(t, "the bad reading", func() bool { return len(r.got.of("d/100")) > 0 })
 	s := r.got.of("d/100")[0]
 	if !errors.Is(s.Err, gateway.ErrNoAnswer) || !strings.Contains(s.Err.Error(), "refused") {
 		t.Errorf("%v", s.Err)
@@ -279,5 +271,21 @@ func TestAnUnreachableLinkIsToldApartAndNotHammered(t *testing.T) {
 	err := r.Write(t.Context(), "d/100", gateway.UintValue(1), gateway.Confirm{})
 	if !errors.Is(err, gateway.ErrNoAnswer) || errors.Is(err, gateway.ErrUncertain) {
 		t.Errorf("a write to nobody: %v", err)
+	}
+}
+
+// tricked reads the point whose answer a trick is done to, which ok says whether it survives, and then others, which
+// have their values.
+func tricked(t *testing.T, r *rig, ok bool) {
+	t.Helper()
+	v, err := readOne(t, r, "d/100")
+	if ok && (err != nil || v != 100) || !ok && !errors.Is(err, gateway.ErrNoAnswer) {
+		t.Errorf("read %d, %v", v, err)
+	}
+	for a := range 12 {
+		id := r.cfg.Devices[0].Points[a].ID
+		if v, err := readOne(t, r, id); err != nil || v != uint64(100+a) {
+			t.Errorf("then %s was %d, %v", id, v, err)
+		}
 	}
 }

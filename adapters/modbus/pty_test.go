@@ -1,7 +1,6 @@
 package modbus
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // pty is a serial line without wires: the adapter opens path, the field has the other end. path is a
@@ -20,25 +21,7 @@ type pty struct {
 	path string
 	f    *field
 	end  *ptyEnd
-	log  logText // of the adapter, if a test asks for it
-}
-
-// logText is a log that may be read while it is written.
-type logText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (x *logText) Write(b []byte) (int, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.b.Write(b)
-}
-
-func (x *logText) String() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.b.String()
+	log  testkit.Log // of the adapter, if a test asks for it
 }
 
 // ptyEnd is the field's end. Reading waits while nobody has the other one open.
@@ -90,7 +73,7 @@ func (p *pty) plug(t *testing.T) {
 	}
 	end, before := p.end, p.f.conns()
 	p.f.serving.Go(func() { p.f.serve(end) })
-	eventually(t, "the field to listen", func() bool { return p.f.conns() > before })
+	testkit.Eventually(t, "the field to listen", func() bool { return p.f.conns() > before })
 }
 
 // unplug pulls the line out: whoever has it open sees its end, and the path is gone.

@@ -140,16 +140,6 @@ func offline(after int, low, high time.Duration) Offline {
 	return Offline{After: after, RetryMin: low, RetryMax: high}
 }
 
-// eventually waits until ok, or fails the test after five seconds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for: %s", what)
-		}
-	}
-}
-
 // freeAddress is an address of this machine where nobody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // hold keeps the far end of a pty open without answering, and returns the name of the other end.
@@ -152,9 +153,9 @@ func pollLine(t *testing.T, p *pty) *rig {
 func TestAnUnpluggedAdapterIsOneErrorAndIsFoundAgain(t *testing.T) { // alone, because it measures
 	p := newField().line(t, RTU)
 	r := pollLine(t, p)
-	eventually(t, "a reading", func() bool { return goods(r.got.of("d/100")) > 3 })
+	testkit.Eventually(t, "a reading", func() bool { return goods(r.got.of("d/100")) > 3 })
 	p.unplug()
-	eventually(t, "the end to be noticed", func() bool { return !r.Stats().Link.Up })
+	testkit.Eventually(t, "the end to be noticed", func() bool { return !r.Stats().Link.Up })
 	if s := r.Stats().Link; !strings.Contains(s.LastError, "unplugged") && !strings.Contains(s.LastError, "plugged in") {
 		t.Errorf("%q", s.LastError)
 	}
@@ -169,7 +170,7 @@ func TestAnUnpluggedAdapterIsOneErrorAndIsFoundAgain(t *testing.T) { // alone, b
 	}
 	p.plug(t)
 	n := goods(r.got.of("d/100"))
-	eventually(t, "readings of the line that was plugged in again", func() bool { return goods(r.got.of("d/100")) > n+3 })
+	testkit.Eventually(t, "readings of the line that was plugged in again", func() bool { return goods(r.got.of("d/100")) > n+3 })
 	if text := p.log.String(); strings.Count(text, "connection ended") != 1 || strings.Contains(text, "cannot connect") || strings.Count(text, `"message":"connected"`) != 2 {
 		t.Errorf("the log does not tell it once:\n%s", text)
 	}
@@ -209,7 +210,7 @@ func TestAPortWorksWithManyDescriptorsOpen(t *testing.T) {
 		t.Cleanup(func() { _ = a.Close(); _ = b.Close() })
 	}
 	r := pollLine(t, newField().line(t, RTU))
-	eventually(t, "readings", func() bool { return goods(r.got.of("d/100")) > 3 })
+	testkit.Eventually(t, "readings", func() bool { return goods(r.got.of("d/100")) > 3 })
 	if v, err := readOne(t, r, "d/100"); err != nil || v != 100 {
 		t.Errorf("%d %v", v, err)
 	}
@@ -221,7 +222,7 @@ func TestAPortThatIsNotThereIsToldApartFromASilentUnit(t *testing.T) {
 	r := runWith(t, nil, Config{Framing: RTU, Address: path, Serial: serial(), Timeout: faultTimeout, Devices: []Device{{
 		Name: "d", Unit: 7, Offline: offline(1, time.Second, time.Second), Points: points("d", Holding, 20*time.Millisecond, 100),
 	}}})
-	eventually(t, "the bad reading", func() bool { return len(r.got.of("d/100")) > 0 })
+	testkit.Eventually(t, "the bad reading", func() bool { return len(r.got.of("d/100")) > 0 })
 	if s := r.got.of("d/100")[0]; !errors.Is(s.Err, gateway.ErrNoAnswer) || !strings.Contains(s.Err.Error(), "plugged in") {
 		t.Errorf("%v", s.Err)
 	}

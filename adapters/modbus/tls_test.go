@@ -15,6 +15,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // authority signs certificates.
@@ -102,7 +103,7 @@ func TestModbusSecurityIsMutual(t *testing.T) {
 			if _, err := readOne(t, r, "d/100"); !errors.Is(err, gateway.ErrNoAnswer) {
 				t.Errorf("%v", err)
 			}
-			eventually(t, "the reason", func() bool { return strings.Contains(r.Stats().Link.LastError, c.wrong) })
+			testkit.Eventually(t, "the reason", func() bool { return strings.Contains(r.Stats().Link.LastError, c.wrong) })
 			if n := len(f.calls()); n > 0 {
 				t.Errorf("%d requests got through", n)
 			}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	gateway "iothub-gateway"
+	"iothub-gateway/internal/testkit"
 )
 
 // writes are the function codes that changed something or tried to, in order.
@@ -255,7 +256,7 @@ func TestAConnectionThatThePeerEndedAtRestCostsAWriteNothing(t *testing.T) {
 		}
 		f.set(func(f *field) { _ = f.peers[len(f.peers)-1].Close() })
 		closed := time.Now()
-		eventually(t, "the connection to rest", func() bool { return time.Since(closed) > 2*idleCheck })
+		testkit.Eventually(t, "the connection to rest", func() bool { return time.Since(closed) > 2*idleCheck })
 	}
 }
 

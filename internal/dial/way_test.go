@@ -19,21 +19,8 @@ import (
 
 	"iothub-gateway/hubsim"
 	"iothub-gateway/internal/faultnet"
+	"iothub-gateway/internal/testkit"
 )
-
-// running runs f until the test ends.
-func running(t *testing.T, f func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- f(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-}
 
 // proxy is an HTTP proxy that only knows CONNECT.
 type proxy struct {
@@ -108,7 +95,7 @@ func target(t *testing.T, ws bool) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running(t, hub.Run)
+	testkit.Background(t, hub.Run)
 	address := hub.MQTTAddr()
 	if ws {
 		address = hub.HTTPSAddr()
@@ -301,7 +288,7 @@ func TestAHalfOpenConnectionIsGivenUpByTheKernelWhileSomethingIsSent(t *testing.
 	if err != nil {
 		t.Fatal(err)
 	}
-	running(t, network.Run)
+	testkit.Background(t, network.Run)
 	cfg.Address, cfg.WriteTimeout = network.Addr(), 2*time.Second
 	conn, err := Hub(t.Context(), cfg)
 	if err != nil {

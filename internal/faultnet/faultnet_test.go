@@ -14,6 +14,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // bed is a network in front of a server that sends back what it gets.
@@ -81,7 +83,7 @@ func (b *bed) dial() (net.Conn, *Conn) {
 	}
 	b.t.Cleanup(func() { c.Close() })
 	var conn *Conn
-	b.eventually("it is forwarded", func() bool {
+	testkit.Eventually(b.t, "it is forwarded", func() bool {
 		for _, conn = range b.net.Conns() {
 			if conn.near.RemoteAddr().String() == c.LocalAddr().String() {
 				return true
@@ -90,16 +92,6 @@ func (b *bed) dial() (net.Conn, *Conn) {
 		return false
 	})
 	return c, conn
-}
-
-func (b *bed) eventually(what string, check func() bool) {
-	b.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !check(); {
-		if time.Now().After(deadline) {
-			b.t.Fatalf("it never came true that %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // hears tells whether an answer to what was sent arrives within a time.
@@ -179,7 +171,7 @@ func TestAHalfOpenConnectionAcknowledgesNothing(t *testing.T) {
 	if !hears(t, c, soon) {
 		t.Fatal("it does not work to begin with")
 	}
-	b.eventually("everything is acknowledged", func() bool { return unacknowledged(t, c) == 0 })
+	testkit.Eventually(b.t, "everything is acknowledged", func() bool { return unacknowledged(t, c) == 0 })
 	conn.Set(Condition{HalfOpen: true})
 	say(t, c)
 	if hears(t, c, never) || unacknowledged(t, c) == 0 {
@@ -251,7 +243,7 @@ func TestCutAndResetEndAConnectionInTheirOwnWays(t *testing.T) {
 	if !hears(t, kept, soon) {
 		t.Error("another connection suffered")
 	}
-	b.eventually("the others are gone", func() bool { return len(b.net.Conns()) == 1 })
+	testkit.Eventually(b.t, "the others are gone", func() bool { return len(b.net.Conns()) == 1 })
 	if n := b.net.Cut(); n != 1 {
 		t.Errorf("%d connections were cut, want 1", n)
 	}
