@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // sdkRun is a device of the SDK and the hub that it is connected to.
@@ -208,7 +209,7 @@ func (r *sdkRun) takesMessages() {
 	}
 	// Nothing tells when the SDK has subscribed; what was sent before is dropped.
 	r.do("messages", nil)
-	eventually(r.t, 20*time.Second, "a first message has come", func() bool {
+	testkit.Within(r.t, 20*time.Second, "a first message has come", func() bool {
 		if _, err := r.hub.Send(hubsim.CloudMessage{Device: "dev1", MessageID: "probe", Body: []byte("probe")}); err != nil {
 			r.t.Fatal(err)
 		}
@@ -256,7 +257,7 @@ func (r *sdkRun) hasCompleted(t *testing.T) {
 	for _, id := range r.letters {
 		want[id] = "Success"
 	}
-	eventually(t, 40*time.Second, "the feedback of every message is there", func() bool {
+	testkit.Within(t, 40*time.Second, "the feedback of every message is there", func() bool {
 		clear(got)
 		for _, f := range r.hub.Feedback(0) {
 			for _, record := range f.Records {
@@ -314,7 +315,7 @@ func (r *sdkRun) isWellWith(body string) {
 	if len(after) == 0 || slices.ContainsFunc(after, func(m hubsim.Message) bool { return string(m.Body) != body }) { // it may come twice
 		r.t.Errorf("%s: what arrived is %+v", body, after)
 	}
-	eventually(r.t, 30*time.Second, body+" a method is answered", func() bool {
+	testkit.Within(r.t, 30*time.Second, body+" a method is answered", func() bool {
 		got, err := r.call("reboot", json.RawMessage("1"))
 		return err == nil && got.Status == 200
 	})
@@ -332,19 +333,19 @@ func TestMicrosoftsSDKRenewsItsToken(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
 			v := sdkVariant{transport: transport, proof: "sas"}
-			var log transcript
+			var log testkit.Log
 			hub := startHubAs(t, hubsim.Config{HostName: sdkName, ExpiryGrace: -1, Log: zerolog.New(&log)})
 			cfg := v.config(t, hub)
 			cfg.Renewal = &sdkRenewal{Valid: 4, Margin: 2}
 			r := &sdkRun{sdkDevice: startSDKAt(t, hub, cfg), sdkVariant: v, hub: hub, cfg: cfg}
 			r.do("open", nil)
 			r.do("method", fields{"name": "reboot", "status": 200})
-			eventually(t, 20*time.Second, "the token was renewed twice", func() bool {
-				return strings.Count(log.output(), ": connected") >= 3 && hub.Connected("dev1")
+			testkit.Within(t, 20*time.Second, "the token was renewed twice", func() bool {
+				return strings.Count(log.String(), ": connected") >= 3 && hub.Connected("dev1")
 			})
 			r.isWellWith("after the renewals")
-			if strings.Contains(log.output(), "expired") {
-				t.Errorf("a token ran out:\n%s", log.output())
+			if strings.Contains(log.String(), "expired") {
+				t.Errorf("a token ran out:\n%s", log.String())
 			}
 		})
 	}

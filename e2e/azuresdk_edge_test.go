@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 var printedEnvironment = regexp.MustCompile(`(?m)^IOTEDGE_[A-Z]+=.*$`)
@@ -22,8 +24,8 @@ func TestMicrosoftsSDKIsAModuleWithNothingButItsEnvironment(t *testing.T) {
 	hub := launch(t, "hubsim", "--in-memory", "--host", "plant7.azure-devices.net", "--mqtt", "127.0.0.1:0", "--https", "127.0.0.1:0",
 		"--device", "edge1/gateway", "--workload-socket", socket)
 	var environment []string
-	eventually(t, 20*time.Second, "it prints the environment of the module", func() bool {
-		environment = printedEnvironment.FindAllString(hub.output(), -1)
+	testkit.Within(t, 20*time.Second, "it prints the environment of the module", func() bool {
+		environment = printedEnvironment.FindAllString(hub.String(), -1)
 		return len(environment) == 8
 	})
 	service := noteOf(t, home)
@@ -34,7 +36,7 @@ func TestMicrosoftsSDKIsAModuleWithNothingButItsEnvironment(t *testing.T) {
 	}
 	for i, env := range [][]string{
 		environment,
-		{"EdgeHubConnectionString=" + printedString.FindString(hub.output()), "EdgeModuleCACertificateFile=" + trust},
+		{"EdgeHubConnectionString=" + printedString.FindString(hub.String()), "EdgeModuleCACertificateFile=" + trust},
 	} {
 		var got struct {
 			Error   string          `json:"error"`

@@ -10,6 +10,7 @@ import (
 
 	"iothub-gateway/hubsim"
 	"iothub-gateway/internal/faultnet"
+	"iothub-gateway/internal/testkit"
 )
 
 // commandPlant is a PLC whose setpoint and mode the cloud may write in every way, with a bad network between
@@ -64,7 +65,7 @@ func badNetwork(t *testing.T, target string) *faultnet.Net {
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, n.Run)
+	testkit.Background(t, n.Run)
 	return n
 }
 
@@ -107,7 +108,7 @@ func (c *commandPlant) reported(device string, path ...string) map[string]any {
 // settles waits for the setpoint of the PLC and for its acknowledgement.
 func (c *commandPlant) settles(what string, register uint16, value, status any) {
 	c.t.Helper()
-	eventually(c.t, 40*time.Second, what, func() bool {
+	testkit.Within(c.t, 40*time.Second, what, func() bool {
 		ack := c.reported("press", "heating", "setpoint")
 		return c.plc.register(c.setpoint) == register && ack["value"] == value && ack["ac"] == status
 	})
@@ -151,7 +152,7 @@ func TestMicrosoftsServiceSDKDrivesARealRegister(t *testing.T) {
 	}
 	c.toHub.Set(faultnet.Condition{})
 	c.awayAndBack()
-	eventually(t, 40*time.Second, "the gateway's own identity reports the fleet", func() bool {
+	testkit.Within(t, 40*time.Second, "the gateway's own identity reports the fleet", func() bool {
 		fleet := c.reported("gw", "gateway", "fleet")
 		return fleet["identities"] == 2.0 && fleet["connected"] == 2.0 && fleet["devices"] == 1.0
 	})
@@ -163,7 +164,7 @@ func TestMicrosoftsServiceSDKDrivesARealRegister(t *testing.T) {
 func (c *commandPlant) awayAndBack() {
 	c.t.Helper()
 	c.plc.off()
-	eventually(c.t, 40*time.Second, "the health of the device is reported", func() bool {
+	testkit.Within(c.t, 40*time.Second, "the health of the device is reported", func() bool {
 		health := c.reported("press", "gateway", "devices", "press")
 		return health["state"] == "down" && health["error"] != nil && health["lastGood"] != nil
 	})
@@ -172,7 +173,7 @@ func (c *commandPlant) awayAndBack() {
 	}
 	before := c.plc.register(c.setpoint)
 	c.desire(50)
-	eventually(c.t, 40*time.Second, "the desired value waits and is not done", func() bool {
+	testkit.Within(c.t, 40*time.Second, "the desired value waits and is not done", func() bool {
 		ack := c.reported("press", "heating", "setpoint")
 		return ack["ac"] == 202.0 && ack["value"] == nil && c.plc.register(c.setpoint) == before
 	})
@@ -181,7 +182,7 @@ func (c *commandPlant) awayAndBack() {
 	if status, body := c.invoke("setLater", fields{"value": 55}); status != 202 || body["waiting"] != 55.0 {
 		c.t.Errorf("a queued method: %d %v", status, body)
 	}
-	eventually(c.t, 20*time.Second, "the queued write is made and told", func() bool {
+	testkit.Within(c.t, 20*time.Second, "the queued write is made and told", func() bool {
 		told := c.reported("press", "gateway", "lastCommand")
 		return c.plc.register(c.setpoint) == 550 && told["id"] == "setLater" && told["status"] == 200.0
 	})
@@ -200,7 +201,7 @@ func (c *commandPlant) message(gateway *process) {
 		}
 	}
 	executed := func(id string) {
-		eventually(c.t, 20*time.Second, id+" is executed and told", func() bool {
+		testkit.Within(c.t, 20*time.Second, id+" is executed and told", func() bool {
 			told := c.reported("press", "gateway", "lastMessage")
 			return told["id"] == id && told["status"] == 200.0
 		})
@@ -213,7 +214,7 @@ func (c *commandPlant) message(gateway *process) {
 	// The acknowledgement of the next one is lost with the network, and the gateway with it.
 	c.toHub.Set(faultnet.Condition{Delay: time.Second})
 	send("m2", "manual")
-	eventually(c.t, 20*time.Second, "m2 is written", func() bool { return c.plc.register(c.mode) == 2 })
+	testkit.Within(c.t, 20*time.Second, "m2 is written", func() bool { return c.plc.register(c.mode) == 2 })
 	gateway.kill()
 	c.toHub.Set(faultnet.Condition{})
 	c.plc.set(c.mode, 0) // the operator turns it off

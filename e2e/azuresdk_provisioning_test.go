@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // provisioningHost is where Microsoft's SDKs find the real provisioning service.
@@ -45,14 +46,14 @@ func runNode(t *testing.T, into any, environment []string, script string, args .
 	cmd := exec.CommandContext(ctx, "node", append([]string{script}, args...)...)
 	cmd.Dir = "azure-sdk"
 	cmd.Env = append(os.Environ(), environment...)
-	var said transcript
+	var said testkit.Log
 	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err == nil {
 		err = json.Unmarshal(out, into)
 	}
 	if err != nil {
-		t.Fatalf("%s: %v\n%s%s", script, err, out, said.output())
+		t.Fatalf("%s: %v\n%s%s", script, err, out, said.String())
 	}
 }
 

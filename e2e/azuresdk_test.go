@@ -17,6 +17,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // sdkName is the hub that Microsoft's SDK believes it talks to.
@@ -62,7 +63,7 @@ type sdkDevice struct {
 	done  chan struct{}
 	asked int
 
-	said transcript // all of it
+	said testkit.Log // all of it
 
 	mu    sync.Mutex // guards lines
 	lines []sdkLine
@@ -117,7 +118,7 @@ func startNode(t *testing.T, environment []string, program ...string) *sdkDevice
 		_ = cmd.Process.Kill()
 		<-d.done
 		if t.Failed() {
-			t.Logf("the program said:\n%s", d.said.output())
+			t.Logf("the program said:\n%s", d.said.String())
 		}
 	})
 	return d
@@ -140,7 +141,7 @@ func (d *sdkDevice) listen(stdout io.Reader) {
 func (d *sdkDevice) find(nth int, what string, fits func(sdkLine) bool) sdkLine {
 	d.t.Helper()
 	var found sdkLine
-	eventually(d.t, 30*time.Second, what, func() bool {
+	testkit.Within(d.t, 30*time.Second, what, func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		n := 0

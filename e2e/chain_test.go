@@ -12,6 +12,7 @@ import (
 	"github.com/simonvetter/modbus"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // call invokes a direct method through the hub.
@@ -59,7 +60,7 @@ func upAndDown(t *testing.T, plant *plant, plc *plc) {
 	hub := plant.hub
 	plant.start()
 
-	eventually(t, 20*time.Second, "every identity is connected and its readings have arrived", func() bool {
+	testkit.Within(t, 20*time.Second, "every identity is connected and its readings have arrived", func() bool {
 		seen := map[string]bool{}
 		for _, m := range hub.Messages(0, 1000) {
 			seen[m.Device] = true
@@ -113,7 +114,7 @@ func upAndDown(t *testing.T, plant *plant, plc *plc) {
 		t.Errorf("a device that refuses: %d %v", status, body)
 	}
 
-	eventually(t, 10*time.Second, "the written setpoint is reported", func() bool {
+	testkit.Within(t, 10*time.Second, "the written setpoint is reported", func() bool {
 		for _, m := range hub.Messages(0, 100000) {
 			if v, ok := field[float64](t, m.Body, "setpoint"); ok && v == 65 {
 				return true

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // chromium is Debian's Chromium without a window, told what to do with the DevTools protocol over two pipes:
@@ -24,7 +25,7 @@ type chromium struct {
 	t       *testing.T
 	in      io.WriteCloser
 	session string // of its one page
-	said    transcript
+	said    testkit.Log
 
 	mu      sync.Mutex // guards the fields below
 	asked   int
@@ -81,7 +82,7 @@ func startChromium(t *testing.T, hub *hubsim.Hub) *chromium {
 			<-done
 		}
 		if t.Failed() {
-			t.Logf("chromium said:\n%s", b.said.output())
+			t.Logf("chromium said:\n%s", b.said.String())
 		}
 	})
 	b.attach()
@@ -195,7 +196,7 @@ func (b *chromium) shows(selector, part string) {
 			b.t.Logf("%s shows %q", selector, text)
 		}
 	}()
-	eventually(b.t, waitForPage, fmt.Sprintf("%s shows %q", selector, part), func() bool {
+	testkit.Within(b.t, waitForPage, fmt.Sprintf("%s shows %q", selector, part), func() bool {
 		text = b.value(find(selector) + "?.innerText")
 		return strings.Contains(text, part)
 	})
@@ -205,7 +206,7 @@ func (b *chromium) shows(selector, part string) {
 func (b *chromium) click(selector string) {
 	b.t.Helper()
 	var at struct{ X, Y float64 }
-	eventually(b.t, waitForPage, "there is a "+selector, func() bool {
+	testkit.Within(b.t, waitForPage, "there is a "+selector, func() bool {
 		place := b.value(`(() => { const e = ` + find(selector) + `; e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();
 			return JSON.stringify({x: r.x + r.width / 2, y: r.y + r.height / 2}) })()`)
 		return json.Unmarshal([]byte(place), &at) == nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 )
 
 // drained waits until the running gateway has delivered everything that it accepted before the call. It
@@ -17,7 +18,7 @@ import (
 func drained(t *testing.T, p *plant) {
 	t.Helper()
 	called := time.Now()
-	eventually(t, 30*time.Second, "what was accepted so far has been delivered", func() bool {
+	testkit.Within(t, 30*time.Second, "what was accepted so far has been delivered", func() bool {
 		page, err := p.status()
 		return err == nil && page.Queue.Acked > 0 && !slices.ContainsFunc(page.Identities, func(id control.IdentityStatus) bool {
 			return id.Waiting > 0 && !id.Oldest.After(called)
@@ -39,7 +40,7 @@ func TestKillingTheProcessAtRandomMomentsLosesNothing(t *testing.T) {
 	for range cycles {
 		gateway := plant.start()
 		before := hub.Received()
-		eventually(t, 20*time.Second, "messages arrive after the restart", func() bool { return hub.Received() > before })
+		testkit.Within(t, 20*time.Second, "messages arrive after the restart", func() bool { return hub.Received() > before })
 		pause := time.NewTimer(time.Duration(random.IntN(400)) * time.Millisecond)
 		<-pause.C
 		gateway.kill()
@@ -67,7 +68,7 @@ func TestStoppingInMidFlushLosesAndRepeatsNothing(t *testing.T) {
 	for range 3 {
 		gateway := plant.start()
 		before := hub.Received()
-		eventually(t, 20*time.Second, "messages are in flight", func() bool { return hub.Received() > before+30 })
+		testkit.Within(t, 20*time.Second, "messages are in flight", func() bool { return hub.Received() > before+30 })
 		gateway.stop()
 	}
 	hub.DelayAcks("", 0)
@@ -85,7 +86,7 @@ func TestASecondInstanceOnTheSameStateIsRefused(t *testing.T) {
 	hub, plc := startHub(t), startPLC(t)
 	plant := newPlant(t, hub, plc.devices("100ms"), plcIdentities...)
 	plant.start()
-	eventually(t, 20*time.Second, "the first instance runs", func() bool { _, err := plant.status(); return err == nil })
+	testkit.Within(t, 20*time.Second, "the first instance runs", func() bool { _, err := plant.status(); return err == nil })
 	_, stderr, code := gatewayCommand(t, plant.dir, "run", plant.mapping, "--state-dir", plant.state(), "--runtime-dir", plant.dir+"/run2", "--health", "off")
 	if code != 1 || !strings.Contains(stderr, plant.state()) || !strings.Contains(stderr, "another gateway") {
 		t.Errorf("exit code %d, said %q", code, stderr)

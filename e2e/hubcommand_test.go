@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // hubShell is a person with a running simulator and a shell.
@@ -46,17 +47,17 @@ func (s *hubShell) watch(words ...string) *process {
 // shows waits until a watch has printed part.
 func (s *hubShell) shows(w *process, part string) {
 	s.t.Helper()
-	eventually(s.t, 20*time.Second, "the watch shows "+part, func() bool { return strings.Contains(w.output(), part) })
+	testkit.Within(s.t, 20*time.Second, "the watch shows "+part, func() bool { return strings.Contains(w.String(), part) })
 }
 
 // A person needs nothing but gateway hub: to make a device, to be its cloud, and to put an end to it.
 func TestGatewayHubIsTheCloudOfADevice(t *testing.T) {
 	shell := startHubShell(t)
 	watch := shell.watch("--kind", "all")
-	eventually(t, 20*time.Second, "the watch has begun", func() bool {
+	testkit.Within(t, 20*time.Second, "the watch has begun", func() bool {
 		shell.says(0, "devices", "add", "probe")
 		shell.says(0, "devices", "remove", "probe", "--yes")
-		return strings.Contains(watch.output(), "probe  deleteDeviceIdentity")
+		return strings.Contains(watch.String(), "probe  deleteDeviceIdentity")
 	})
 	first := shell.watch("--after", "0", "--count", "1", "--json", "--property", "line=3")
 
@@ -71,8 +72,8 @@ func TestGatewayHubIsTheCloudOfADevice(t *testing.T) {
 		Kind string
 		hubsim.Message
 	}
-	if err := json.Unmarshal([]byte(first.output()), &message); err != nil || first.waited != nil || string(message.Body) != `{"temp":21.5}` {
-		t.Errorf("%v, %v: the one message with line=3 is %s", err, first.waited, first.output())
+	if err := json.Unmarshal([]byte(first.String()), &message); err != nil || first.waited != nil || string(message.Body) != `{"temp":21.5}` {
+		t.Errorf("%v, %v: the one message with line=3 is %s", err, first.waited, first.String())
 	}
 
 	device.do("method", fields{"name": "reboot", "status": 200})
@@ -95,7 +96,7 @@ func TestGatewayHubIsTheCloudOfADevice(t *testing.T) {
 
 	device.do("messages", nil)
 	// Nothing tells when the SDK has subscribed; what was sent before is dropped.
-	eventually(t, 20*time.Second, "a message reaches the device", func() bool {
+	testkit.Within(t, 20*time.Second, "a message reaches the device", func() bool {
 		id := shell.says(0, "send", "dev1", "open the valve", "--property", "line=3", "--ack", "full")
 		device.mu.Lock()
 		defer device.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 var printedString = regexp.MustCompile(`(?m)^HostName=.*$`)
@@ -19,8 +21,8 @@ func TestWhatHubsimPrintsIsAllThatTheSDKNeeds(t *testing.T) {
 		hub := launch(t, "hubsim", "--in-memory", "--host", name, "--mqtt", "127.0.0.1:0", "--https", "127.0.0.1:0",
 			"--device", "dev1", "--device", "dev1/camera", "--tier", "S1")
 		var strs []string
-		eventually(t, 20*time.Second, "it prints two connection strings", func() bool {
-			strs = printedString.FindAllString(hub.output(), -1)
+		testkit.Within(t, 20*time.Second, "it prints two connection strings", func() bool {
+			strs = printedString.FindAllString(hub.String(), -1)
 			return len(strs) == 2
 		})
 		service := noteOf(t, home)

@@ -20,6 +20,7 @@ import (
 	"github.com/plgd-dev/go-coap/v3/udp/client"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestKillingTheProcessUnderModbusAndCoAPLoadLosesNothing(t *testing.T) {
@@ -82,7 +83,7 @@ func killUnderLoad(t *testing.T, k killing, seed uint64) {
 			most = k.most
 			if random.IntN(4) > 0 { // else the moment may come before the gateway does anything
 				before := hub.Received()
-				eventually(t, 20*time.Second, "messages arrive after the restart", func() bool { return hub.Received() > before })
+				testkit.Within(t, 20*time.Second, "messages arrive after the restart", func() bool { return hub.Received() > before })
 			}
 		}
 		o.until(time.Now().Add(time.Duration(random.Int64N(int64(most)))))

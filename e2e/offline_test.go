@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // offline is a gateway and a simulator that have nothing in common but a mapping.
@@ -45,7 +46,7 @@ func startOffline(t *testing.T, plc *plc, hub, devices string, args ...string) o
 // arrived waits for messages of every one of these identities.
 func (o offline) arrived(identities ...string) {
 	o.t.Helper()
-	eventually(o.t, 30*time.Second, fmt.Sprintf("messages of %v", identities), func() bool {
+	testkit.Within(o.t, 30*time.Second, fmt.Sprintf("messages of %v", identities), func() bool {
 		all := o.service.messages()
 		return !slices.ContainsFunc(identities, func(want string) bool {
 			return !slices.ContainsFunc(all, func(m hubsim.Message) bool { return identityName(m) == want })
@@ -91,10 +92,10 @@ func TestTheGatewayIsAModuleOfTheSimulatedEdge(t *testing.T) {
 	plc := startPLC(t)
 	socket := filepath.Join(t.TempDir(), "workload.sock")
 	o := startOffline(t, plc, "{ edge: auto }", plc.device("boiler", 1, "device: edge1, module: gateway"), "--workload-socket", socket)
-	eventually(t, 20*time.Second, "it prints the environment of the module", func() bool {
-		return len(printedVariable.FindAllString(o.simulator.output(), -1)) == 8
+	testkit.Within(t, 20*time.Second, "it prints the environment of the module", func() bool {
+		return len(printedVariable.FindAllString(o.simulator.String(), -1)) == 8
 	})
-	for _, v := range printedVariable.FindAllStringSubmatch(o.simulator.output(), -1) {
+	for _, v := range printedVariable.FindAllStringSubmatch(o.simulator.String(), -1) {
 		t.Setenv(v[1], v[2])
 	}
 	o.start()

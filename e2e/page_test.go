@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // waitForPage is how long a page may take to show something.
@@ -25,7 +26,7 @@ func TestThePageShowsADeviceOfMicrosoftsSDK(t *testing.T) {
 	}
 
 	device.do("open", nil)
-	eventually(t, waitForPage, "the device shows as connected", func() bool {
+	testkit.Within(t, waitForPage, "the device shows as connected", func() bool {
 		return page.value(find("#rows .pill.good")+".innerText") == "connected"
 	})
 	device.do("send", fields{"body": `{"temp":"<b id=evil>21.5</b>"}`, "properties": fields{"line": "3"}})
@@ -84,7 +85,7 @@ func sendsAMessageOn(page *chromium, device *sdkDevice) {
 	device.do("messages", nil)
 	page.fill("#send [name=properties]", "line=3")
 	// Nothing tells when the SDK has subscribed; what was sent before is dropped.
-	eventually(page.t, waitForPage, "a message reaches the device", func() bool {
+	testkit.Within(page.t, waitForPage, "a message reaches the device", func() bool {
 		page.fill("#send [name=body]", "open the valve")
 		page.click("#send button")
 		page.shows("#send [role=status]", "is sent")
@@ -125,7 +126,7 @@ func catchesUpWhenSeenAgain(t *testing.T, hub *hubsim.Hub, page *chromium) {
 	hide("true")
 	serviceOf(t, hub).do("PATCH", "/twins/dev1?api-version=2021-04-12", `{"tags":{"hall":"seven"}}`, nil)
 	hide("false")
-	eventually(t, waitForPage, "the page has the tag that was set meanwhile", func() bool {
+	testkit.Within(t, waitForPage, "the page has the tag that was set meanwhile", func() bool {
 		return strings.Contains(page.value(find("#twin [name=tags]")+".value"), `"hall": "seven"`)
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // community is a device on the community's SDK for Go. It differs from Microsoft's: its tokens name the
@@ -59,12 +60,12 @@ func (c *community) must(err error) {
 }
 
 func TestTheCommunitysGoSDKFindsAnIoTHub(t *testing.T) {
-	var log transcript
+	var log testkit.Log
 	hub := startHubAs(t, hubsim.Config{HostName: sdkName, Log: zerolog.New(&log)})
 	c := startCommunity(t, hub)
 	c.must(c.SendEvent(c.ctx, []byte("hi"), iotdevice.WithSendMessageID("m1"), iotdevice.WithSendProperty("sp ace", "a/b=c&d+ü")))
 	c.must(c.SendEvent(c.ctx, nil, iotdevice.WithSendQoS(0)))
-	eventually(t, 10*time.Second, "both messages have arrived", func() bool { return hub.Received() == 2 })
+	testkit.Within(t, 10*time.Second, "both messages have arrived", func() bool { return hub.Received() == 2 })
 	m := hub.Messages(0, 1)[0]
 	if diff := cmp.Diff(map[string]string{"sp ace": "a/b=c&d+ü"}, m.Properties); diff != "" || string(m.Body) != "hi" || m.System["message-id"] != "m1" {
 		t.Errorf("stored is %+v; properties (-want +got):\n%s", m, diff)
@@ -88,8 +89,8 @@ func TestTheCommunitysGoSDKFindsAnIoTHub(t *testing.T) {
 		t.Fatal("there was no connection to cut")
 	}
 	called() // it has connected again and subscribed again
-	if !strings.Contains(log.output(), "old short form") {
-		t.Errorf("the hub does not say that the user name has an old form:\n%s", log.output())
+	if !strings.Contains(log.String(), "old short form") {
+		t.Errorf("the hub does not say that the user name has an old form:\n%s", log.String())
 	}
 }
 

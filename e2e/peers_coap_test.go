@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 const (
@@ -54,8 +55,8 @@ devices:
 func (r *reporters) ready() *process {
 	r.t.Helper()
 	gateway := r.start()
-	eventually(r.t, 20*time.Second, "both listeners are open", func() bool {
-		return strings.Count(gateway.output(), "listening") == 2
+	testkit.Within(r.t, 20*time.Second, "both listeners are open", func() bool {
+		return strings.Count(gateway.String(), "listening") == 2
 	})
 	return gateway
 }

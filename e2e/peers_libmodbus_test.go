@@ -8,16 +8,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // during runs a program that nobody here wrote until the test ends. One that is missing fails the test.
-func during(t *testing.T, program string, args ...string) *transcript {
+func during(t *testing.T, program string, args ...string) *testkit.Log {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
 		t.Fatalf("%s is not installed; make test installs what the tests need, or names it (e2e/peers.sh)", program)
 	}
-	said := &transcript{}
+	said := &testkit.Log{}
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
@@ -27,7 +29,7 @@ func during(t *testing.T, program string, args ...string) *transcript {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed
 		if t.Failed() {
-			t.Logf("%s said:\n%s", program, said.output())
+			t.Logf("%s said:\n%s", program, said.String())
 		}
 	})
 	return said
@@ -50,7 +52,7 @@ func serialPair(t *testing.T) (ours, theirs string) {
 	dir := t.TempDir()
 	ours, theirs = filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
 	during(t, "socat", "pty,raw,echo=0,link="+ours, "pty,raw,echo=0,link="+theirs)
-	eventually(t, 10*time.Second, "socat has made the ports", func() bool {
+	testkit.Within(t, 10*time.Second, "socat has made the ports", func() bool {
 		_, err := os.Stat(theirs)
 		_, other := os.Stat(ours)
 		return err == nil && other == nil
@@ -63,8 +65,8 @@ func libmodbusLinks(t *testing.T) map[string]string {
 	t.Helper()
 	program, port := libmodbusServer(t), freePort(t)
 	ours, theirs := serialPair(t)
-	for _, said := range []*transcript{during(t, program, "tcp", port), during(t, program, "rtu", theirs, "115200", "3")} {
-		eventually(t, 10*time.Second, "the server is ready", func() bool { return strings.Contains(said.output(), "ready") })
+	for _, said := range []*testkit.Log{during(t, program, "tcp", port), during(t, program, "rtu", theirs, "115200", "3")} {
+		testkit.Within(t, 10*time.Second, "the server is ready", func() bool { return strings.Contains(said.String(), "ready") })
 	}
 	return map[string]string{
 		"TCP":             fmt.Sprintf("{ tcp: 127.0.0.1:%s, timeout: 2s }", port),
@@ -102,7 +104,7 @@ func TestADeviceOfLibmodbusIsReadAndWrittenOnEveryWire(t *testing.T) {
 			gateway := plant.start()
 			arrives := func(name, want string) {
 				t.Helper()
-				eventually(t, 20*time.Second, name+" = "+want+" arrives", func() bool {
+				testkit.Within(t, 20*time.Second, name+" = "+want+" arrives", func() bool {
 					for _, m := range hub.Messages(0, 100000) {
 						if v, ok := field[any](t, m.Body, name); ok && fmt.Sprint(v) == want {
 							return true

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // meter is a device with a point in every table, and wide values in both word orders.
@@ -70,7 +72,7 @@ func startDevices(t *testing.T, link string, flags ...string) (sim *devices, add
 	}
 	d := &devices{t: t, dials: "127.0.0.1:" + freePort(t)}
 	launch(t, append([]string{"devsim", path, "--dials", d.dials}, flags...)...)
-	eventually(t, 20*time.Second, "the dials answer", func() bool {
+	testkit.Within(t, 20*time.Second, "the dials answer", func() bool {
 		response, err := http.Get("http://" + d.dials + "/devices")
 		if err != nil {
 			return false

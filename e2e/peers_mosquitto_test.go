@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // simulatedName is what the simulated hub calls itself.
@@ -57,7 +58,7 @@ func startHubProcess(t *testing.T) *hubProcess {
 func noteOf(t *testing.T, home string) *hubProcess {
 	t.Helper()
 	h := &hubProcess{t: t}
-	eventually(t, 20*time.Second, "the hub has left the note that says where it is", func() bool {
+	testkit.Within(t, 20*time.Second, "the hub has left the note that says where it is", func() bool {
 		note, err := os.ReadFile(filepath.Join(home, "cache", "iothub-gateway", "hubsim.json"))
 		return err == nil && json.Unmarshal(note, h) == nil && h.ConnectionString != ""
 	})

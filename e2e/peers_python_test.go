@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 const (
@@ -71,7 +72,7 @@ func TestTheExampleOfMicrosoftsPageSendsItsMessage(t *testing.T) {
 	}
 	program := example(t, ca, sasToken(t, sdkName+"/devices/dev1", key, time.Hour))
 	host, port, _ := strings.Cut(hub.MQTTAddr(), ":")
-	var said transcript
+	var said testkit.Log
 	cmd := exec.Command(debianPython, "-u", "-c", elsewhere, program, host, port)
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
@@ -81,11 +82,11 @@ func TestTheExampleOfMicrosoftsPageSendsItsMessage(t *testing.T) {
 		_ = cmd.Process.Kill() // it runs for ever
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("the example said:\n%s", said.output())
+			t.Logf("the example said:\n%s", said.String())
 		}
 	})
 	const want = "Device connected with result code: 0\nDevice sent message\n"
-	eventually(t, 20*time.Second, "the example has sent its message", func() bool { return said.output() == want })
+	testkit.Within(t, 20*time.Second, "the example has sent its message", func() bool { return said.String() == want })
 	all := hub.Messages(0, 10)
 	if len(all) != 1 || all[0].Device != "dev1" || string(all[0].Body) != "{id=123}" {
 		t.Fatalf("the hub has %+v", all)
@@ -94,7 +95,7 @@ func TestTheExampleOfMicrosoftsPageSendsItsMessage(t *testing.T) {
 		t.Errorf("application properties (-want +got):\n%s", diff)
 	}
 	hub.Kick("dev1")
-	eventually(t, 20*time.Second, "it is back, which is its library's doing", func() bool {
-		return strings.Count(said.output(), "connected with result code: 0") == 2 && hub.Connected("dev1")
+	testkit.Within(t, 20*time.Second, "it is back, which is its library's doing", func() bool {
+		return strings.Count(said.String(), "connected with result code: 0") == 2 && hub.Connected("dev1")
 	})
 }

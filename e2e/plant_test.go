@@ -9,25 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"iothub-gateway/hubsim"
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 )
-
-// eventually waits until what is true, or fails; the one place in these tests that sleeps.
-func eventually(t *testing.T, within time.Duration, what string, check func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !check(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
 
 // startHub runs a hub simulator in this process until the test ends.
 func startHub(t *testing.T) *hubsim.Hub {
@@ -41,22 +30,8 @@ func startHubAs(t *testing.T, cfg hubsim.Config) *hubsim.Hub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, hub.Run)
+	testkit.Background(t, hub.Run)
 	return hub
-}
-
-// background runs f until the test ends and reports its error.
-func background(t *testing.T, f func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- f(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
 }
 
 // plant is a directory with a mapping, its keys and the gateway's state.
@@ -114,26 +89,8 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 
-	transcript
+	testkit.Log
 	waited error // read after done
-}
-
-// transcript keeps what a program says while it runs.
-type transcript struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (s *transcript) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(b)
-}
-
-func (s *transcript) output() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 // start runs `gateway run` on the plant.
@@ -159,7 +116,7 @@ func launch(t *testing.T, args ...string) *process {
 		_ = r.cmd.Process.Kill()
 		<-r.done
 		if t.Failed() {
-			t.Logf("gateway %s said:\n%s", args[0], r.output())
+			t.Logf("gateway %s said:\n%s", args[0], r.String())
 		}
 	})
 	return r
@@ -169,7 +126,7 @@ func launch(t *testing.T, args ...string) *process {
 func (p *process) kill() {
 	p.t.Helper()
 	if err := p.cmd.Process.Kill(); err != nil {
-		p.t.Fatalf("it had ended by itself: %v\n%s", err, p.output())
+		p.t.Fatalf("it had ended by itself: %v\n%s", err, p.String())
 	}
 	<-p.done
 }
@@ -183,10 +140,10 @@ func (p *process) stop() {
 	select {
 	case <-p.done:
 	case <-time.After(20 * time.Second):
-		p.t.Fatalf("still running 20 s after SIGTERM\n%s", p.output())
+		p.t.Fatalf("still running 20 s after SIGTERM\n%s", p.String())
 	}
 	if p.waited != nil {
-		p.t.Fatalf("after SIGTERM: %v\n%s", p.waited, p.output())
+		p.t.Fatalf("after SIGTERM: %v\n%s", p.waited, p.String())
 	}
 }
 

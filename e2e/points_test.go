@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // The same point is read and written while the gateway runs, through it, and after it was stopped, directly.
@@ -11,7 +13,7 @@ func TestAPointIsReadAndWrittenByHandWithAndWithoutAGateway(t *testing.T) {
 	hub, plc := startHub(t), startPLC(t)
 	plant := newPlant(t, hub, plc.devices("100ms"), plcIdentities...)
 	gateway := plant.start()
-	eventually(t, 20*time.Second, "the gateway answers on its socket", func() bool {
+	testkit.Within(t, 20*time.Second, "the gateway answers on its socket", func() bool {
 		_, err := plant.status()
 		return err == nil
 	})

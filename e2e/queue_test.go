@@ -9,6 +9,7 @@ import (
 
 	"iothub-gateway/hubsim"
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 )
 
 // queue runs `gateway queue` on the plant.
@@ -58,7 +59,7 @@ func TestTheQueueIsLookedIntoAndChangedWhileTheGatewayRunsAndAfterItDied(t *test
 	plant := newPlant(t, hub, plc.devices("20ms"), plcIdentities...)
 	hub.RefuseConnects("press", 3, 1<<30)
 	gateway := plant.start()
-	eventually(t, 20*time.Second, "messages of press wait", func() bool {
+	testkit.Within(t, 20*time.Second, "messages of press wait", func() bool {
 		page, err := plant.status()
 		for _, id := range page.Identities {
 			if err == nil && id.Identity == "press" && id.Waiting >= 20 {
@@ -88,7 +89,7 @@ func TestTheQueueIsLookedIntoAndChangedWhileTheGatewayRunsAndAfterItDied(t *test
 	if _, stderr, code := plant.queue("drop", "press", "--yes"); code != 0 {
 		t.Fatalf("drop: exit code %d\n%s", code, stderr)
 	}
-	eventually(t, 20*time.Second, "new messages of press wait", func() bool { return plant.lane("press").Entries >= 5 })
+	testkit.Within(t, 20*time.Second, "new messages of press wait", func() bool { return plant.lane("press").Entries >= 5 })
 	gateway.kill()
 
 	entries := plant.exported("press")
@@ -105,7 +106,7 @@ func TestTheQueueIsLookedIntoAndChangedWhileTheGatewayRunsAndAfterItDied(t *test
 	hub.RefuseConnects("press", 0, 0)
 	plant.start()
 	last := entries[len(entries)-1].Last
-	eventually(t, 30*time.Second, "all that waited has arrived", func() bool { return arrived(t, hub, "press") >= last })
+	testkit.Within(t, 30*time.Second, "all that waited has arrived", func() bool { return arrived(t, hub, "press") >= last })
 }
 
 // arrived checks that what the hub has of an identity, gaps included, is 1..n without a hole, repeats

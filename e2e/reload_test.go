@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 )
 
 // The mapping of a running process changes twice: at a signal a device is added, by the command one is removed and a
@@ -35,13 +36,13 @@ func TestARunningGatewayTakesOverItsChangedMapping(t *testing.T) {
 			return false
 		}
 	}
-	eventually(t, 30*time.Second, "readings arrive", arrived("press", "cycles"))
+	testkit.Within(t, 30*time.Second, "readings arrive", arrived("press", "cycles"))
 
 	plant.write("mapping.yaml", head+devices)
 	if err := process.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "the added device reports", arrived("broken", "_quality"))
+	testkit.Within(t, 30*time.Second, "the added device reports", arrived("broken", "_quality"))
 
 	plant.write("mapping.yaml", head+strings.Replace(devices, "type: float32", "type: float33", 1))
 	runtime := []string{"--runtime-dir", plant.runtime()}
@@ -62,7 +63,7 @@ func TestARunningGatewayTakesOverItsChangedMapping(t *testing.T) {
 	if c := reply.Changes; strings.Join(c.Identities.Removed, " ") != "broken" || c.Identities.Untouched != 2 || len(c.Points.Added) != 1 || len(c.Links.Changed) != 1 {
 		t.Errorf("%+v", c)
 	}
-	eventually(t, 30*time.Second, "the point has its new name", arrived("press", "rounds"))
+	testkit.Within(t, 30*time.Second, "the point has its new name", arrived("press", "rounds"))
 	if status, _ := call(t, hub, "press", "setSetpoint", `{"value": 65}`); status != 200 || hub.Connected("broken") {
 		t.Errorf("a command: %d; the removed one is connected: %v", status, hub.Connected("broken"))
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"iothub-gateway/internal/testkit"
 )
 
 const debianSuite = "bookworm"
@@ -105,11 +107,11 @@ func debianMirror(t *testing.T) string {
 // box is a booted Debian of its own: processes, files, users and network, which has only loopback.
 // What it writes is in memory, and gone when it ends.
 type box struct {
-	t          *testing.T
-	nspawn     *exec.Cmd
-	leader     string // process id of the box's systemd, seen from outside
-	ended      chan struct{}
-	transcript // of its console
+	t           *testing.T
+	nspawn      *exec.Cmd
+	leader      string // process id of the box's systemd, seen from outside
+	ended       chan struct{}
+	testkit.Log // of its console
 }
 
 // boot starts a box on root and waits until its systemd has reached its default target.
@@ -155,7 +157,7 @@ func (b *box) awaitReady(notify *net.UnixConn) {
 	for ready := false; !ready; {
 		n, err := notify.Read(buffer)
 		if err != nil {
-			b.t.Fatalf("the container did not boot: %v\n%s", err, b.output())
+			b.t.Fatalf("the container did not boot: %v\n%s", err, b.String())
 		}
 		for line := range strings.Lines(string(buffer[:n])) {
 			line = strings.TrimSpace(line)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 const (
@@ -66,7 +67,7 @@ var busy = []string{"press/", "cell/oven"}
 func (i *installation) flows(t *testing.T) (lanes map[string]lane) {
 	t.Helper()
 	before := judge(t, i.hub)
-	eventually(t, 30*time.Second, "messages arrive at the hub", func() bool {
+	testkit.Within(t, 30*time.Second, "messages arrive at the hub", func() bool {
 		lanes = judge(t, i.hub)
 		for _, id := range busy {
 			if lanes[id].newest < before[id].newest+10 {
@@ -132,7 +133,7 @@ func startWaits(t *testing.T, i *installation) {
 		started <- err
 	}()
 	var writer *os.File
-	eventually(t, 20*time.Second, "the gateway reads its mapping", func() (ok bool) {
+	testkit.Within(t, 20*time.Second, "the gateway reads its mapping", func() (ok bool) {
 		var err error
 		writer, err = os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		return err == nil
@@ -166,7 +167,7 @@ func startWaits(t *testing.T, i *installation) {
 }
 
 func statusTells(t *testing.T, i *installation) {
-	eventually(t, 20*time.Second, "the status line tells of connected identities", func() bool {
+	testkit.Within(t, 20*time.Second, "the status line tells of connected identities", func() bool {
 		return strings.Contains(i.property(t, "StatusText"), "3 of 3 identities connected")
 	})
 	page := i.run(t, "systemctl", "status", "--no-pager", unitName)
@@ -244,7 +245,7 @@ func journalHasPriorities(t *testing.T, i *installation) {
 	if !i.hub.Kick("press") {
 		t.Fatal("press was not connected")
 	}
-	eventually(t, 20*time.Second, "the journal warns of the lost connection", func() bool {
+	testkit.Within(t, 20*time.Second, "the journal warns of the lost connection", func() bool {
 		return priority(i.journal(t, "warning"), warning) != "none"
 	})
 	warnings, all := i.journal(t, "warning"), i.journal(t, "debug")
@@ -315,7 +316,7 @@ func watchdogRestarts(t *testing.T, i *installation) {
 	pid, before := i.property(t, "MainPID"), judge(t, i.hub)
 	i.run(t, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", unitName)
 	stopped := time.Now()
-	eventually(t, 30*time.Second, "the watchdog restarts it", func() bool {
+	testkit.Within(t, 30*time.Second, "the watchdog restarts it", func() bool {
 		return i.property(t, "NRestarts") != "0" && i.property(t, "ActiveState") == "active"
 	})
 	restarted := time.Since(stopped)

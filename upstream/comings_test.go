@@ -11,6 +11,7 @@ import (
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 	"iothub-gateway/internal/faultnet"
+	"iothub-gateway/internal/testkit"
 )
 
 func TestIdentitiesComeAndGoWithoutTouchingTheOthers(t *testing.T) {
@@ -97,12 +98,12 @@ func TestATakeOverIsToldAlsoIfTheOtherOneIsFasterThanOurSubscriptions(t *testing
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, network.Run)
+	testkit.Background(t, network.Run)
 	network.Set(faultnet.Condition{Delay: 10 * time.Millisecond})
 	r.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
 		return dial.Hub(ctx, dial.Config{Address: network.Addr(), ServerName: "localhost", Roots: r.hub.CAPool(), WriteTimeout: 2 * time.Second, MaxPacket: 1 << 20})
 	}
-	background(t, func(ctx context.Context) error {
+	testkit.Background(t, func(ctx context.Context) error {
 		for wait(ctx, 2*time.Millisecond) {
 			r.hub.Kick("d1") // as when somebody else connects
 		}

@@ -14,6 +14,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // fleet is many identities on one hub, whose every message names its source and is judged as it comes.
@@ -78,7 +79,7 @@ type said struct {
 // there were of each.
 func (f *fleet) load(ids []gateway.IdentityID, perSecond float64) (stop func() uint64) {
 	var n uint64
-	end := background(f.t, func(ctx context.Context) error {
+	end := testkit.Background(f.t, func(ctx context.Context) error {
 		tick := time.NewTicker(time.Duration(float64(time.Second) / perSecond))
 		defer tick.Stop()
 		for {

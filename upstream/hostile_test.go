@@ -161,7 +161,7 @@ func TestAHubThatFloodsAndDoesNotListenIsCutOffBeforeItFillsTheMemory(t *testing
 		<-ctx.Done()
 		return gateway.Reply{Status: 503, Body: []byte("{}")}
 	})
-	background(t, pool.Run)
+	testkit.Background(t, pool.Run)
 	if n := <-flood; n > 10*mostInbox {
 		t.Errorf("%d messages of 10 KB were taken in", n)
 	}

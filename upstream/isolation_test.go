@@ -9,6 +9,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // troubled is a fleet of which some have trouble and the rest is looked at.
@@ -46,7 +47,7 @@ func (w *troubled) trouble() (stop func()) {
 	for _, id := range w.throttled {
 		w.hub.Throttle(string(id), 0.2)
 	}
-	end := background(w.t, func(ctx context.Context) error {
+	end := testkit.Background(w.t, func(ctx context.Context) error {
 		for wait(ctx, 100*time.Millisecond) {
 			w.hub.Kick(string(w.killed[w.random.IntN(len(w.killed))]))
 		}
@@ -129,7 +130,7 @@ func sources(t *testing.T, identities, messages int, seed uint64) {
 	begun := time.Now()
 	calm := w.trouble()
 	random := rand.New(rand.NewPCG(seed, 1))
-	quiet := background(t, func(ctx context.Context) error {
+	quiet := testkit.Background(t, func(ctx context.Context) error {
 		for wait(ctx, 25*time.Millisecond) {
 			w.hub.Kick(string(w.rest[random.IntN(len(w.rest))]))
 		}

@@ -11,6 +11,7 @@ import (
 
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
+	"iothub-gateway/internal/testkit"
 )
 
 // poisonLane makes messages that contain the word larger on the wire than the hub takes: it ends the
@@ -96,7 +97,7 @@ func TestAPackWithAPoisonMessageIsCutUntilItIsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { queue.Close() })
-	background(t, queue.Run)
+	testkit.Background(t, queue.Run)
 	r.queue = queue
 	r.lane = func(id gateway.IdentityID) Lane { return poisonLane{queue.Lane(id)} }
 	const half = 60

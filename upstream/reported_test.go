@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iothub-gateway/internal/testkit"
 )
 
 // change sets what path says and returns the patch, which the hub takes.
@@ -183,7 +185,7 @@ func TestOnePropertyThatTheHubRefusesKeepsNoOtherFromBeingReported(t *testing.T)
 			t.Fatal(err)
 		}
 	}
-	background(t, r.pool.Run)
+	testkit.Background(t, r.pool.Run)
 	for i := range 20 {
 		if i != 7 {
 			r.becomes(fmt.Sprintf("p%02d", i), fmt.Sprint(i))

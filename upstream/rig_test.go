@@ -17,6 +17,7 @@ import (
 	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
+	"iothub-gateway/internal/testkit"
 )
 
 // rig is a pool between a real queue and a simulated hub.
@@ -53,9 +54,9 @@ func newRigAt(t *testing.T, cfg hubsim.Config) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopHub := background(t, hub.Run)
+	stopHub := testkit.Background(t, hub.Run)
 	t.Cleanup(func() { queue.Close() })
-	background(t, queue.Run)
+	testkit.Background(t, queue.Run)
 	r := &rig{t: t, hub: hub, hubConfig: cfg, stopHub: stopHub, queue: queue, life: time.Hour, lane: func(id gateway.IdentityID) Lane { return queue.Lane(id) }}
 	r.handle = func(context.Context, gateway.Command) gateway.Reply {
 		return gateway.Reply{Status: 404, Body: []byte("{}")}
@@ -81,28 +82,7 @@ func (r *rig) reviveHub() {
 	if r.hub, err = hubsim.New(cfg); err != nil {
 		r.t.Fatal(err)
 	}
-	r.stopHub = background(r.t, r.hub.Run)
-}
-
-// background runs f until the test ends; cleanups run in reverse, so what was started later ends first.
-func background(t *testing.T, f func(context.Context) error) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- f(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(stop)
-	return stop
+	r.stopHub = testkit.Background(r.t, r.hub.Run)
 }
 
 // join makes an identity known to the hub.
@@ -131,7 +111,7 @@ func (r *rig) run(ids ...gateway.IdentityID) (stop func()) {
 		members = append(members, r.join(id))
 	}
 	r.pool = NewPool(r.cfg, members, r.handle)
-	return background(r.t, r.pool.Run)
+	return testkit.Background(r.t, r.pool.Run)
 }
 
 // put makes n messages of id durable.
@@ -147,12 +127,12 @@ func (r *rig) put(id gateway.IdentityID, n int) {
 
 func (r *rig) eventually(what string, check func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !check(); {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("it never came true that %s; %+v", what, r.pool.Stats())
+	defer func() {
+		if r.t.Failed() {
+			r.t.Logf("%+v", r.pool.Stats())
 		}
-		time.Sleep(2 * time.Millisecond)
-	}
+	}()
+	testkit.Eventually(r.t, what, check)
 }
 
 func (r *rig) empty() bool { return r.queue.Stats().Entries == 0 }

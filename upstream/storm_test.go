@@ -47,7 +47,7 @@ func newStorm(t *testing.T, identities int, seed uint64) *storm {
 	if s.network, err = faultnet.New(s.hub.MQTTAddr()); err != nil {
 		t.Fatal(err)
 	}
-	background(t, s.network.Run)
+	testkit.Background(t, s.network.Run)
 	s.life = 2 * time.Second // tokens are renewed all the time
 	s.cfg.WriteTimeout, s.cfg.RetryMost, s.cfg.ReportEvery = 500*time.Millisecond, 50*time.Millisecond, 10*time.Millisecond
 	s.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {

@@ -15,6 +15,7 @@ import (
 	"iothub-gateway/identity"
 	"iothub-gateway/internal/dial"
 	"iothub-gateway/internal/faultnet"
+	"iothub-gateway/internal/testkit"
 )
 
 // vanish puts the network into a condition while messages are sent, and returns how long it took until
@@ -26,7 +27,7 @@ func vanish(t *testing.T, writeTimeout time.Duration, condition faultnet.Conditi
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, network.Run)
+	testkit.Background(t, network.Run)
 	r.cfg.WriteTimeout = writeTimeout
 	r.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
 		return dial.Hub(ctx, dial.Config{Address: network.Addr(), ServerName: "localhost", Roots: r.hub.CAPool(), WriteTimeout: writeTimeout, MaxPacket: 1 << 20})

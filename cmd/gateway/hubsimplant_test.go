@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -32,7 +33,7 @@ func TestTheSimulatorKnowsTheCertificatesOfAMappingAndSaysWhatItCannotProve(t *t
 		}
 	}
 	s.start("host: localhost", func(c *serviceConfig) { c.address = func(string, int) string { return s.hub.MQTTAddr() } })
-	s.eventually("the certificate is known", func() bool { return s.delivered(s.hub, "x509") })
+	testkit.Eventually(s.t, "the certificate is known", func() bool { return s.delivered(s.hub, "x509") })
 }
 
 func TestTheSimulatorWritesTheKeyOfAPolicyWhereTheMappingLooksForIt(t *testing.T) {
@@ -56,5 +57,5 @@ func TestTheSimulatorWritesTheKeyOfAPolicyWhereTheMappingLooksForIt(t *testing.T
 	}
 	s.file("keys/other", base64.StdEncoding.EncodeToString([]byte("a key of another hub")))
 	s.start("host: localhost", func(c *serviceConfig) { c.address = func(string, int) string { return s.hub.MQTTAddr() } })
-	s.eventually("both are let in", func() bool { return s.delivered(s.hub, "a") && s.delivered(s.hub, "b") })
+	testkit.Eventually(s.t, "both are let in", func() bool { return s.delivered(s.hub, "a") && s.delivered(s.hub, "b") })
 }

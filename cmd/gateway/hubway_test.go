@@ -32,6 +32,7 @@ import (
 	gateway "iothub-gateway"
 	"iothub-gateway/hubsim"
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -51,7 +52,7 @@ func newSite(t *testing.T, cfg hubsim.Config) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running(t, hub.Run)
+	testkit.Background(t, hub.Run)
 	return &site{t: t, dir: t.TempDir(), hub: hub}
 }
 
@@ -91,13 +92,8 @@ func (s *site) start(hubKeys string, change func(*serviceConfig)) *service {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	running(s.t, func(ctx context.Context) error { return g.Run(ctx) })
+	testkit.Background(s.t, func(ctx context.Context) error { return g.Run(ctx) })
 	return g
-}
-
-func (s *site) eventually(what string, check func() bool) {
-	s.t.Helper()
-	eventually(s.t, what, check)
 }
 
 // delivered tells whether a message of the identity has arrived.
@@ -245,7 +241,7 @@ func TestTheGatewayProvesItselfInEveryWayOverBothTransportsAndThroughAProxy(t *t
 			"grp-1": "Grp-1", "renamed": "single", "cert-3": "cert-3",
 		}
 		for id := range want {
-			s.eventually(id+" has delivered over "+transport, func() bool { return s.delivered(s.hub, id) })
+			testkit.Eventually(s.t, id+" has delivered over "+transport, func() bool { return s.delivered(s.hub, id) })
 		}
 		if n := int(tunnels.Load()); n < len(want)+3 { // three ask the provisioning service too
 			t.Errorf("%s: only %d connections went through the proxy", transport, n)
@@ -288,7 +284,7 @@ func TestALaneFollowsItsIdentityToAnotherHub(t *testing.T) {
 		}
 		c.retryMost = 50 * time.Millisecond
 	})
-	s.eventually("the first hub has messages", func() bool { return s.delivered(s.hub, "d") })
+	testkit.Eventually(s.t, "the first hub has messages", func() bool { return s.delivered(s.hub, "d") })
 	e.IotHubHostName = second.hub.AssignedName()
 	if _, err := s.hub.Enroll(e); err != nil {
 		t.Fatal(err)
@@ -298,7 +294,7 @@ func TestALaneFollowsItsIdentityToAnotherHub(t *testing.T) {
 	if err := g.queue.Put(t.Context(), gateway.Telemetry{Identity: "d", Body: []byte(`{"moved":true}`), Created: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("the second hub has the message", func() bool { return s.delivered(second.hub, "d") })
+	testkit.Eventually(s.t, "the second hub has the message", func() bool { return s.delivered(second.hub, "d") })
 	if proof := g.Status().Identities[0].Proof; !strings.Contains(proof, "at second.example") {
 		t.Errorf("the status says %q", proof)
 	}
@@ -318,13 +314,13 @@ func TestAnExchangedCertificateIsTakenUpWithoutARestart(t *testing.T) {
 		c.address = func(string, int) string { return s.hub.MQTTAddr() }
 		c.retryMost = 50 * time.Millisecond
 	})
-	s.eventually("it is connected", func() bool { return s.hub.Connected("d") })
+	testkit.Eventually(s.t, "it is connected", func() bool { return s.hub.Connected("d") })
 	_, thumb = s.certificate("d")
 	if _, err := s.hub.RegisterWith("d", "", hubsim.Credential{Thumbprint: thumb}); err != nil {
 		t.Fatal(err)
 	}
 	s.hub.Kick("d")
-	s.eventually("it is connected with the new certificate", func() bool { return s.hub.Connected("d") })
+	testkit.Eventually(s.t, "it is connected with the new certificate", func() bool { return s.hub.Connected("d") })
 }
 
 func TestAKeyThatIsRolledAtTheHubNeedsOnlyItsFileReplaced(t *testing.T) {
@@ -334,7 +330,7 @@ func TestAKeyThatIsRolledAtTheHubNeedsOnlyItsFileReplaced(t *testing.T) {
 		c.address = func(string, int) string { return s.hub.MQTTAddr() }
 		c.retryMost = 50 * time.Millisecond
 	})
-	s.eventually("it is connected", func() bool { return s.hub.Connected("d") })
+	testkit.Eventually(s.t, "it is connected", func() bool { return s.hub.Connected("d") })
 	rolled := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("k"), 32))
 	if err := s.hub.RegisterWithKey("d", "", rolled); err != nil {
 		t.Fatal(err)
@@ -343,11 +339,11 @@ func TestAKeyThatIsRolledAtTheHubNeedsOnlyItsFileReplaced(t *testing.T) {
 	says := func(text string) func() bool {
 		return func() bool { return strings.Contains(g.Status().Identities[0].LastError, text) }
 	}
-	s.eventually("it is refused", says("code 5"))
+	testkit.Eventually(s.t, "it is refused", says("code 5"))
 	s.file("key", rolled[:22])
-	s.eventually("it says that half a key is none", says("file:key: the shared access key is not base64"))
+	testkit.Eventually(s.t, "it says that half a key is none", says("file:key: the shared access key is not base64"))
 	s.file("key", rolled)
-	s.eventually("it is connected with the new key", func() bool { return s.hub.Connected("d") })
+	testkit.Eventually(s.t, "it is connected with the new key", func() bool { return s.hub.Connected("d") })
 }
 
 func TestTheGatewayRunsAsAnIoTEdgeModuleBesideItsLeafDevices(t *testing.T) {
@@ -370,7 +366,7 @@ func TestTheGatewayRunsAsAnIoTEdgeModuleBesideItsLeafDevices(t *testing.T) {
 		c.environment = func(name string) (string, bool) { text, ok := set[name]; return text, ok }
 	})
 	for _, id := range []string{"edge-1/gateway", "leaf"} {
-		s.eventually(id+" has delivered", func() bool { return s.delivered(s.hub, id) })
+		testkit.Eventually(s.t, id+" has delivered", func() bool { return s.delivered(s.hub, id) })
 	}
 	if page := g.Status(); page.Hub != set["IOTEDGE_IOTHUBHOSTNAME"] || !strings.Contains(page.Identities[0].Proof, "IoT Edge module as edge-1/gateway") {
 		t.Errorf("hub %q, proof %q", page.Hub, page.Identities[0].Proof)
@@ -388,7 +384,7 @@ func TestAnEdgeGatewayStandsBeforeTheHubAndTheNamesStayTheHubs(t *testing.T) { /
 		t.Fatal(err)
 	}
 	s.start("host: plant7.example, gateway_host: localhost:"+port, func(*serviceConfig) {})
-	s.eventually("it has delivered", func() bool { return s.delivered(s.hub, "d") })
+	testkit.Eventually(s.t, "it has delivered", func() bool { return s.delivered(s.hub, "d") })
 }
 
 func TestCheckCountsIdentitiesByHowTheyProveThemselves(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"iothub-gateway/bridge"
 	"iothub-gateway/devsim"
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -44,22 +45,8 @@ func simulated(t *testing.T) (path string, sim *devsim.Sim) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running(t, func(ctx context.Context) error { return sim.Run(ctx) })
+	testkit.Background(t, func(ctx context.Context) error { return sim.Run(ctx) })
 	return mappingFile(t, strings.Replace(oven, "ADDRESS", sim.Addr(plant.Links[0].Name), 1)), sim
-}
-
-// running runs a part until the test ends.
-func running(t *testing.T, run func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // served runs the oven's adapter as a gateway does and answers for its points on a control socket.
@@ -70,7 +57,7 @@ func served(t *testing.T, path string) (runtime string) {
 		t.Fatal(err)
 	}
 	adapter := modbus.New(plant.Links[0], nil, zerolog.Nop())
-	running(t, func(ctx context.Context) error {
+	testkit.Background(t, func(ctx context.Context) error {
 		return adapter.Run(ctx, func(context.Context, []gateway.Sample) error { return nil })
 	})
 	runtime = t.TempDir()
@@ -81,7 +68,7 @@ func served(t *testing.T, path string) (runtime string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { control.WriteJSON(w, control.Status{}) })
 	servePoints(mux, pointsOf(plant.Points, func(gateway.PointID) bridge.Device { return adapter }))
-	running(t, func(ctx context.Context) error { return control.Serve(ctx, listener, mux) })
+	testkit.Background(t, func(ctx context.Context) error { return control.Serve(ctx, listener, mux) })
 	return runtime
 }
 

@@ -17,6 +17,7 @@ import (
 	gateway "iothub-gateway"
 	"iothub-gateway/buffer"
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 )
 
 // The commands start this program again to read a file of the queue.
@@ -111,7 +112,7 @@ func (s *shelf) fill(q *buffer.Queue) {
 		s.t.Fatalf("%+v, %v", gap, err)
 	}
 	lane.Ack(gap[0].Seq)
-	eventually(s.t, "the gap has left", func() bool { return q.Stats().Lanes["press"].Entries == 2 })
+	testkit.Eventually(s.t, "the gap has left", func() bool { return q.Stats().Lanes["press"].Entries == 2 })
 }
 
 // run runs one queue command.

@@ -14,6 +14,7 @@ import (
 	"iothub-gateway/bridge"
 	"iothub-gateway/devsim"
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // findable makes the hub the one that `gateway hub` asks.
@@ -58,7 +59,7 @@ func TestAnIdentityThatChangesIsConnectedAnewAndLosesAndRepeatsNothing(t *testin
 		if r, code := w.reload(); code != exitOK || len(r.Changes.Identities.Changed) != 1 || len(r.Changes.Links.Changed) != 0 {
 			t.Errorf("exit %d, %v, %+v", code, r.Refused, r.Changes)
 		}
-		eventually(t, "messages carry the new property", func() bool {
+		testkit.Eventually(t, "messages carry the new property", func() bool {
 			all := w.hub.Messages(0, 0)
 			for _, m := range all[max(0, len(all)-5):] {
 				if m.Properties["line"] == fmt.Sprintf("n%d", i) {
@@ -71,7 +72,7 @@ func TestAnIdentityThatChangesIsConnectedAnewAndLosesAndRepeatsNothing(t *testin
 	if w.connects("a") != 1 || w.connects("b") != 1 {
 		t.Errorf("connects: %d and, since the last reload, %d", w.connects("a"), w.connects("b"))
 	}
-	eventually(t, "the device's health is reported by its new place", func() bool { return w.reported("b", "devices", "b", "state") == "up" })
+	testkit.Eventually(t, "the device's health is reported by its new place", func() bool { return w.reported("b", "devices", "b", "state") == "up" })
 
 	// A device that leaves takes its health with it, though its identity stays.
 	second := strings.NewReplacer("device: b, sas_key: file:b", "device: a", "count:", "count2:", "name:", "name2:", "setpoint:", "setpoint2:",
@@ -80,12 +81,12 @@ func TestAnIdentityThatChangesIsConnectedAnewAndLosesAndRepeatsNothing(t *testin
 	if r, code := w.reload(); code != exitOK {
 		t.Errorf("exit %d, %v %v", code, r.Refused, r.Findings)
 	}
-	eventually(t, "the device is reported by its new owner", func() bool { return w.reported("a", "devices", "b", "state") == "up" })
+	testkit.Eventually(t, "the device is reported by its new owner", func() bool { return w.reported("a", "devices", "b", "state") == "up" })
 	w.write(w.at("a", ""))
 	if _, code := w.reload(); code != exitOK {
 		t.Errorf("exit %d", code)
 	}
-	eventually(t, "its health is gone", func() bool { return w.reported("a", "devices", "b") == nil })
+	testkit.Eventually(t, "its health is gone", func() bool { return w.reported("a", "devices", "b") == nil })
 	if w.reported("a", "devices", "a", "state") != "up" || w.connects("a") != 1 {
 		t.Errorf("%v, %d connects", w.reported("a", "devices"), w.connects("a"))
 	}
@@ -107,7 +108,7 @@ func TestAWriteThatWaitsIsGivenUpAndToldWhenTheMappingLosesIt(t *testing.T) {
 			t.Errorf("%d %s %v", r.Status, r.Payload, err)
 		}
 	}
-	eventually(t, "it is connected", func() bool { return w.hub.Connected("a") })
+	testkit.Eventually(t, "it is connected", func() bool { return w.hub.Connected("a") })
 	tonight()
 	w.write(strings.Replace(absent, "tonight: {", "tomorrow: {", 1))
 	if _, code := w.reload(); code != exitOK { // another method lets it be written later: it waits on
@@ -120,8 +121,8 @@ func TestAWriteThatWaitsIsGivenUpAndToldWhenTheMappingLosesIt(t *testing.T) {
 	if _, code := w.reload(); code != exitOK {
 		t.Errorf("exit %d", code)
 	}
-	eventually(t, "the outcome is told", func() bool { return w.reported("a", "lastCommand", "status") == 404.0 })
-	eventually(t, "it does not wait any more", func() bool { return len(w.service.state.Keys(bridge.WaitingPrefix)) == 0 })
+	testkit.Eventually(t, "the outcome is told", func() bool { return w.reported("a", "lastCommand", "status") == 404.0 })
+	testkit.Eventually(t, "it does not wait any more", func() bool { return len(w.service.state.Keys(bridge.WaitingPrefix)) == 0 })
 	w.write(absent)
 	if _, code := w.reload(); code != exitOK {
 		t.Errorf("exit %d", code)
@@ -131,7 +132,7 @@ func TestAWriteThatWaitsIsGivenUpAndToldWhenTheMappingLosesIt(t *testing.T) {
 	w.write() // nothing of it is left
 	w.edit("devices:", "devices: { b: { identity: { device: a, sas_key: file:a }, modbus: { tcp: \"127.0.0.1:1\", unit: 1, addressing: zero }, points: { x: { at: coil 1 } } } }")
 	defer w.run()()
-	eventually(t, "a start gives it up too", func() bool { return len(w.service.state.Keys(bridge.WaitingPrefix)) == 0 })
+	testkit.Eventually(t, "a start gives it up too", func() bool { return len(w.service.state.Keys(bridge.WaitingPrefix)) == 0 })
 }
 
 // sensors are what reports by itself.
@@ -167,7 +168,7 @@ func TestAListenerThatChangesKeepsItsAddressAndOneWhoseAddressIsTakenRefusesAll(
 	defer stop()
 	all := parsed(t, "version: 1\nhub: { host: localhost }"+strings.Replace(w.sensors("a", "b"), "PORT", port, 1))
 	devices := devsim.NewSensors(devsim.SensorConfig{Plant: all, Seed: 1, Addr: w.addressOf, Log: zerolog.Nop()})
-	running(t, func(ctx context.Context) error { return devices.Run(ctx) })
+	testkit.Background(t, func(ctx context.Context) error { return devices.Run(ctx) })
 	w.goesOn("a")
 
 	taken, hold := freePort(t)
@@ -187,7 +188,7 @@ func TestAListenerThatChangesKeepsItsAddressAndOneWhoseAddressIsTakenRefusesAll(
 	if r, code := w.reload(); code != exitOK {
 		t.Errorf("exit %d, %v", code, r.Refused)
 	}
-	eventually(t, "it has its new address", func() bool { return strings.HasSuffix(w.addressOf("field"), ":"+taken) })
+	testkit.Eventually(t, "it has its new address", func() bool { return strings.HasSuffix(w.addressOf("field"), ":"+taken) })
 	w.goesOn("a", "b")
 	if w.connects("a") != 1 || w.connects("b") != 1 {
 		t.Errorf("connects: %d, %d", w.connects("a"), w.connects("b"))
@@ -212,14 +213,14 @@ func TestAStopInTheMiddleOfAReloadIsAStop(t *testing.T) {
 		_, _ = w.hub.CallMethod(context.Background(), hubsim.MethodCall{Device: "b", Name: "set", Payload: []byte(`{"value":42}`), ConnectTimeout: time.Second, ResponseTimeout: 20 * time.Second})
 	}()
 	serving := w.service.now.Load().links[1]
-	eventually(t, "a command is under way", func() bool { return serving.commands.now() > 0 })
+	testkit.Eventually(t, "a command is under way", func() bool { return serving.commands.now() > 0 })
 	w.write(w.at("a", ""), w.at("b", "extra: { at: holding 30, type: int16 }"))
 	replied := make(chan error, 1)
 	go func() {
 		_, err := w.service.Reload(context.Background(), false)
 		replied <- err
 	}()
-	eventually(t, "the reload waits for the command", func() bool { return w.service.now.Load().number == 2 })
+	testkit.Eventually(t, "the reload waits for the command", func() bool { return w.service.now.Load().number == 2 })
 	began := time.Now()
 	stop()
 	if took := time.Since(began); took > 8*time.Second {

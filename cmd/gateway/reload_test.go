@@ -17,6 +17,7 @@ import (
 	"iothub-gateway/devsim"
 	"iothub-gateway/hubsim"
 	"iothub-gateway/internal/control"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
@@ -63,7 +64,7 @@ func newWorks(t *testing.T, names ...string) *works {
 	if w.sim, err = devsim.New(devsim.Config{Plant: w.plant, Seed: 1, Log: zerolog.Nop()}); err != nil {
 		t.Fatal(err)
 	}
-	running(t, w.sim.Run)
+	testkit.Background(t, w.sim.Run)
 	w.path = filepath.Join(w.dir, "mapping.yaml")
 	return w
 }
@@ -154,7 +155,7 @@ func (w *works) goesOn(ids ...string) {
 	w.t.Helper()
 	before := len(w.hub.Messages(0, 0))
 	for _, id := range ids {
-		eventually(w.t, id+" goes on", func() bool {
+		testkit.Eventually(w.t, id+" goes on", func() bool {
 			for _, m := range w.hub.Messages(0, 0)[before:] {
 				if m.Device == id {
 					return true
@@ -205,7 +206,7 @@ func TestAReloadAddsRemovesAndChangesWithoutTouchingOthers(t *testing.T) {
 		}
 		answered <- r
 	}()
-	eventually(t, "the command is at its device", func() bool {
+	testkit.Eventually(t, "the command is at its device", func() bool {
 		return w.service.now.Load().links[2].commands.now() > 0 && w.sim.Requests(link) > requests
 	})
 	if reply, code := w.reload(); code != exitOK || len(reply.Refused) > 0 {
@@ -217,7 +218,7 @@ func TestAReloadAddsRemovesAndChangesWithoutTouchingOthers(t *testing.T) {
 	w.sim.Delay(link, 1, 0)
 
 	w.goesOn("stays", "alters", "comes")
-	eventually(t, "the new point is reported", func() bool { return w.times("alters", "extra") > 0 })
+	testkit.Eventually(t, "the new point is reported", func() bool { return w.times("alters", "extra") > 0 })
 	if w.connects("stays") != 1 || w.connects("alters") != 1 || w.connects("goes") != 0 || w.hub.Connected("goes") || w.service.now.Load().links[0] != staying {
 		t.Errorf("connects: %d, %d, %d", w.connects("stays"), w.connects("alters"), w.connects("goes"))
 	}
