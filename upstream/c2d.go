@@ -36,7 +36,7 @@ type letter struct {
 	deadline time.Time
 }
 
-// takeLetter makes a message wait for its turn. It is called on the library's goroutine, from before the
+// takeLetter makes a message wait for its turn. It is called by receive, from before the
 // CONNACK on: the hub sends what waits at once (C2D-13). Acknowledgements keep the order of arrival because
 // turns do (C2D-24).
 func (s *session) takeLetter(m mqtt.Message, bag string) {

@@ -25,8 +25,8 @@ func (s *session) take(_ mqtt.Client, m mqtt.Message) {
 	}
 }
 
-// receive hands what the hub sent to goroutines that the link owns; it never waits, as the library would
-// wait for it. A cloud-to-device message is acknowledged once it is executed.
+// receive hands what the hub sent to goroutines that the link owns; it never waits, as what came
+// after it would. A cloud-to-device message is acknowledged once it is executed.
 func (s *session) receive(m mqtt.Message) {
 	defer s.taken.Add(1)
 	if !strings.HasPrefix(m.Topic(), twinAnswers) { // counted with the request

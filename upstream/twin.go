@@ -145,7 +145,7 @@ func (s *session) answered(rid string) {
 	}
 }
 
-// takeTwin hands over what came about the twin. It is called on the library's goroutine.
+// takeTwin hands over what came about the twin. It is called by receive.
 func (s *session) takeTwin(topic string, body []byte) (ok bool) {
 	if strings.HasPrefix(topic, desiredTopic) {
 		if !s.twins.add(&s.work, mostPatches, func() { s.takePatch(body) }) {
