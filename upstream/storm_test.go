@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,10 +24,10 @@ import (
 // connection what networks do. Everything that the hub offers is used meanwhile.
 type storm struct {
 	*fleet
-	network *faultnet.Net
-	random  *rand.Rand
-	struck  []*faultnet.Conn // under a condition, oldest first
-	faults  int
+	ways   [2]*faultnet.Net // to MQTT, and to WebSocket
+	random *rand.Rand
+	struck []*faultnet.Conn // under a condition, oldest first
+	faults int
 
 	mu       sync.Mutex     // guards the fields below
 	executed map[string]int // direct methods and cloud-to-device messages, by payload or id
@@ -43,15 +44,21 @@ func newStorm(t *testing.T, identities int, seed uint64) *storm {
 		letters: map[gateway.IdentityID]int{}, newest: map[gateway.IdentityID]int{}, desired: map[gateway.IdentityID]int{},
 	}
 	s.fleet = newFleet(t, identities, hubsim.Config{C2D: hubsim.C2D{LockTimeout: time.Second, FreeRedelivery: true}})
-	var err error
-	if s.network, err = faultnet.New(s.hub.MQTTAddr()); err != nil {
-		t.Fatal(err)
+	for i, address := range []string{s.hub.MQTTAddr(), s.hub.HTTPSAddr()} {
+		var err error
+		if s.ways[i], err = faultnet.New(address); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Background(t, s.ways[i].Run)
 	}
-	testkit.Background(t, s.network.Run)
 	s.life = 2 * time.Second // tokens are renewed all the time
 	s.cfg.WriteTimeout, s.cfg.RetryMost, s.cfg.ReportEvery = 500*time.Millisecond, 50*time.Millisecond, 10*time.Millisecond
-	s.cfg.Dial = func(ctx context.Context, _ identity.Login) (*dial.Conn, error) {
-		return dial.Hub(ctx, dial.Config{Address: s.network.Addr(), ServerName: "localhost", Roots: s.hub.CAPool(), WriteTimeout: s.cfg.WriteTimeout, MaxPacket: 1 << 20})
+	s.cfg.Dial = func(ctx context.Context, to identity.Login) (*dial.Conn, error) {
+		way := slices.Index(s.ids, gateway.IdentityID(to.ClientID)) % 2 // every other one by WebSocket
+		return dial.Hub(ctx, dial.Config{
+			Address: s.ways[way].Addr(), WebSocket: way == 1,
+			ServerName: "localhost", Roots: s.hub.CAPool(), WriteTimeout: s.cfg.WriteTimeout, MaxPacket: 1 << 20,
+		})
 	}
 	s.cfg.State, s.cfg.Message, s.cfg.Desired, s.handle = &testkit.Notes{}, s.letter, s.write, s.method
 	s.member = func(m *Member) {
@@ -138,7 +145,7 @@ func (s *storm) come(ctx context.Context, id gateway.IdentityID) {
 
 // strike does something to a connection, or ends what was done to one before.
 func (s *storm) strike() {
-	conns := s.network.Conns()
+	conns := slices.Concat(s.ways[0].Conns(), s.ways[1].Conns())
 	if len(conns) == 0 {
 		return
 	}
@@ -183,7 +190,9 @@ func (s *storm) rage(span time.Duration) {
 			s.t.Logf("%d faults, %d messages after %v", s.faults, s.after, time.Since(begun).Round(time.Second))
 		}
 	}
-	s.network.Set(faultnet.Condition{})
+	for _, way := range s.ways {
+		way.Set(faultnet.Condition{})
+	}
 }
 
 // play lets a pool run in a storm and holds it against the promise.
