@@ -46,17 +46,17 @@ type link struct {
 	stop  context.CancelFunc // of keep, once the pool runs it
 	ended chan struct{}      // closed when keep and all commands have ended
 
-	history   history        // keep's
-	suspicion suspicion      // keep's
-	last      *hub           // keep's: which it approached last
-	kept      *attempt       // keep's: the place there that a renewal has got; nil: none
-	moveAt    time.Time      // keep's: when it asks again where it belongs if that is away; zero after a connection
-	refusals  int            // keep's: of credentials in a row, for the next attempt
-	failures  int            // keep's: attempts in a row that ended without a connection
-	work      sync.WaitGroup // commands and turns in work
-	busy      atomic.Int32   // commands in work
-	acked     atomic.Uint64  // sequence released last
-	highest   atomic.Uint64  // sequence sent last
+	history   history       // keep's
+	suspicion suspicion     // keep's
+	last      *hub          // keep's: which it approached last
+	kept      *attempt      // keep's: the place there that a renewal has got; nil: none
+	moveAt    time.Time     // keep's: when it asks again where it belongs if that is away; zero after a connection
+	refusals  int           // keep's: of credentials in a row, for the next attempt
+	failures  int           // keep's: attempts in a row that ended without a connection
+	work      crew          // commands and turns in work
+	busy      atomic.Int32  // commands in work
+	acked     atomic.Uint64 // sequence released last
+	highest   atomic.Uint64 // sequence sent last
 	sent      atomic.Uint64
 	repeated  atomic.Uint64
 	received  atomic.Uint64
@@ -162,10 +162,14 @@ func (l *link) dispatch(closing *atomic.Bool, f func()) error {
 		l.busy.Add(-1)
 		return no
 	}
-	l.work.Go(func() {
+	began := l.work.Go(func() {
 		defer l.busy.Add(-1)
 		f()
 	})
+	if !began {
+		l.busy.Add(-1)
+		return errTooLate
+	}
 	return nil
 }
 

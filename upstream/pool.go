@@ -201,7 +201,7 @@ func (p *Pool) start(l *link) {
 		defer close(l.ended)
 		defer stop()
 		l.keep(ctx)
-		l.work.Wait()
+		l.work.disband()
 	})
 }
 

@@ -8,6 +8,33 @@ import (
 // unlimited is what turns that must not be refused are added with.
 const unlimited = math.MaxInt
 
+// crew are the goroutines of a link. Nobody joins it once it disbands: what the library still hands over
+// then, or a report that comes at that moment, is not wanted any more.
+type crew struct {
+	mu   sync.Mutex // guards over, and joining against it
+	over bool
+	work sync.WaitGroup
+}
+
+// Go runs f; false if the crew has disbanded.
+func (c *crew) Go(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return false
+	}
+	c.work.Go(f)
+	return true
+}
+
+// disband lets nobody join any more, and waits for who has.
+func (c *crew) disband() {
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
+	c.work.Wait()
+}
+
 // serial runs functions one after the other, in the order they came. Its goroutine exists only while there
 // are some: thousands of idle identities have none.
 type serial struct {
@@ -16,9 +43,9 @@ type serial struct {
 	running bool
 }
 
-// add makes f the last of at most so many that wait; false if there are as many already. work owns the
-// goroutine.
-func (s *serial) add(work *sync.WaitGroup, most int, f func()) bool {
+// add makes f the last of at most so many that wait; false if there are as many already, or work, which owns
+// the goroutine, has disbanded.
+func (s *serial) add(work *crew, most int, f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) >= most {
@@ -26,10 +53,11 @@ func (s *serial) add(work *sync.WaitGroup, most int, f func()) bool {
 	}
 	s.waiting = append(s.waiting, f)
 	if !s.running {
-		s.running = true
-		work.Go(s.run)
+		if s.running = work.Go(s.run); !s.running {
+			s.waiting = nil
+		}
 	}
-	return true
+	return s.running
 }
 
 // idle tells whether none waits and none runs.
