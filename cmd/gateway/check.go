@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -132,9 +131,7 @@ func findingRows(findings mapping.Findings) []control.Finding {
 }
 
 func reportJSON(w io.Writer, findings mapping.Findings) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(findingRows(findings)); err != nil {
+	if err := printJSON(w, findingRows(findings)); err != nil {
 		return err
 	}
 	if findings.Errors() > 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -42,9 +41,7 @@ Exit code: 0 the mapping is good, 1 it has errors, 2 wrong command line.`,
 			}
 			plan := planOf(plant)
 			if asJSON {
-				encoder := json.NewEncoder(io.out)
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(plan)
+				return printJSON(io.out, plan)
 			}
 			showPlan(io.out, plan)
 			return nil

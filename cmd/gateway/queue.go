@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -60,13 +59,6 @@ func (o *queueOptions) withQueue(ctx context.Context, f func(queueAccess) error)
 		return err
 	}
 	return errors.Join(f(q), q.close())
-}
-
-// printJSON prints v as one indented JSON value.
-func printJSON(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(v)
 }
 
 func queueListCommand(io streams, o *queueOptions) *cobra.Command {

@@ -64,9 +64,7 @@ func showReadings(io streams, readings []control.Reading, asJSON bool) error {
 		}
 	}
 	if asJSON {
-		encoder := json.NewEncoder(io.out)
-		encoder.SetIndent("", "  ")
-		return errors.Join(encoder.Encode(readings), failed)
+		return errors.Join(printJSON(io.out, readings), failed)
 	}
 	t := newTable(io.out, "point", "value", "unit", "error")
 	for _, r := range readings {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -37,16 +35,11 @@ line.`,
 			var reply control.ReloadReply
 			client := control.NewClient(filepath.Join(runtime, control.SocketName))
 			err := client.Post(c.Context(), resourceReload, control.ReloadRequest{DryRun: dryRun}, &reply)
-			if errors.Is(err, control.ErrNotRunning) {
-				return fmt.Errorf("%w; start it with 'gateway run', or name its --runtime-dir", err)
-			}
 			if err != nil {
-				return err
+				return orStart(err)
 			}
 			if asJSON {
-				encoder := json.NewEncoder(io.out)
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(reply)
+				err = printJSON(io.out, reply)
 			} else {
 				showReload(io, reply)
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,16 +31,11 @@ is not well or no gateway runs, 2 wrong command line.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var page control.Status
 			err := control.NewClient(filepath.Join(runtime, control.SocketName)).Get(c.Context(), "/status", &page)
-			if errors.Is(err, control.ErrNotRunning) {
-				return fmt.Errorf("%w; start it with 'gateway run', or name its --runtime-dir", err)
-			}
 			if err != nil {
-				return err
+				return orStart(err)
 			}
 			if asJSON {
-				encoder := json.NewEncoder(io.out)
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(page)
+				err = printJSON(io.out, page)
 			} else {
 				showStatus(io.out, page, time.Now())
 			}
@@ -54,6 +48,14 @@ is not well or no gateway runs, 2 wrong command line.`,
 	c.Flags().StringVar(&runtime, "runtime-dir", runtimeDir(), "directory of the control socket")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the page as one JSON object")
 	return c
+}
+
+// orStart adds the remedy to the error that no gateway runs.
+func orStart(err error) error {
+	if errors.Is(err, control.ErrNotRunning) {
+		return fmt.Errorf("%w; start it with 'gateway run', or name its --runtime-dir", err)
+	}
+	return err
 }
 
 // well tells whether everything is connected and the queue is working.

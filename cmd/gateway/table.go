@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"io"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -23,4 +24,11 @@ func newTable(w io.Writer, heading ...any) table.Writer {
 	t.SuppressTrailingSpaces()
 	t.AppendHeader(heading)
 	return t
+}
+
+// printJSON prints v as one indented JSON value.
+func printJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
 }
