@@ -47,8 +47,8 @@ func TestNoCommandIsRefusedOrLeftUnansweredBecauseOfARenewal(t *testing.T) {
 	}{
 		"now and then":                 {30 * time.Millisecond, time.Second, 0, 2 * finishLook},
 		"always some in work":          {3 * time.Second, time.Second, 0, 3*time.Second + 2*finishLook},
-		"a hub that lets go late":      {30 * time.Millisecond, 100 * time.Millisecond, 3 * time.Second, 30*time.Millisecond + 2*finishLook},
-		"a hub that does not let go":   {30 * time.Millisecond, 100 * time.Millisecond, time.Hour, 0},
+		"a hub that lets go late":      {30 * time.Millisecond, 200 * time.Millisecond, 3 * time.Second, 30*time.Millisecond + 2*finishLook},
+		"a hub that does not let go":   {30 * time.Millisecond, 200 * time.Millisecond, time.Hour, 0},
 		"at once, and each takes time": {20 * time.Second, 20 * time.Second, 0, 20*time.Second + 2*finishLook},
 	} {
 		w := &worker{takes: c.takes}
