@@ -82,35 +82,42 @@ func (h *home) set(name string) {
 	h.name = name
 }
 
-// resident proves an identity at home.
+// resident proves an identity at home, or where it has been sent since.
 type resident struct {
 	id gateway.IdentityID
 	*home
+	moved bool
 }
 
-func (r resident) Hub(_ context.Context, a identity.Attempt) (string, error) {
+func (r *resident) Hub(_ context.Context, a identity.Attempt) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a.Away && r.next != "" {
-		r.name = r.next
-	}
+	r.moved = r.moved || a.Away && r.next != ""
 	if r.away {
 		return "", errors.New("the service is away")
 	}
-	return r.name, nil
+	return r.at(), nil
 }
 
-func (r resident) Login(context.Context, identity.Attempt) (identity.Login, error) {
+func (r *resident) Login(context.Context, identity.Attempt) (identity.Login, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return identity.Login{Hub: r.name, ClientID: string(r.id), Username: r.name + "/" + string(r.id), Watch: true}, nil
+	return identity.Login{Hub: r.at(), ClientID: string(r.id), Username: r.at() + "/" + string(r.id), Watch: true}, nil
+}
+
+// at is where it belongs. It needs mu.
+func (r *resident) at() string {
+	if r.moved {
+		return r.next
+	}
+	return r.name
 }
 
 // fleetAt is n identities at a hub, each with a lane of messages.
 func fleetAt(at *home, n int, messages uint64) (members []Member) {
 	for i := range n {
 		id := gateway.IdentityID(fmt.Sprintf("%c%d", at.name[0], i))
-		members = append(members, Member{ID: id, Credential: resident{id, at}, Lane: &shelf{n: messages}})
+		members = append(members, Member{ID: id, Credential: &resident{id: id, home: at}, Lane: &shelf{n: messages}})
 	}
 	return members
 }
