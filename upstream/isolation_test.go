@@ -27,7 +27,7 @@ type troubled struct {
 // killed soon connects again: the trouble does not fade because those who have it wait.
 func newTroubled(t *testing.T, identities int, seed uint64) *troubled {
 	f := newFleet(t, identities, hubsim.Config{})
-	f.cfg.ConnectRate, f.cfg.RetryMost = 100, time.Second
+	f.cfg.ConnectRate, f.cfg.RetryMost, f.cfg.DrainTimeout = 100, time.Second, time.Second
 	throttled, killed := 1+identities/50, 1+identities/50+identities/10
 	w := &troubled{
 		fleet: f, banned: f.ids[0], throttled: f.ids[1:throttled], killed: f.ids[throttled:killed], rest: f.ids[killed:],
