@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,7 @@ const (
 
 var (
 	errDrain = errors.New("ended before everything was acknowledged and answered")
+	errMoved = errors.New("the identity has just been assigned")
 )
 
 // refusedError is the hub's own "no" to a CONNECT.
@@ -211,11 +213,11 @@ func (s *session) open(ctx context.Context, place *attempt) (err error) {
 	go func() {
 		defer close(done)
 		defer s.hub.pace.end(place, refused) // unless connect says otherwise
-		if s.login, err = s.member.Credential.Login(ctx, s.attempt()); err == nil {
-			known := gateway.IdentityID(s.login.ClientID)
-			s.events, s.letterTopic = eventsTopic(known), cloudTopic(known)
+		if err = s.prove(ctx); err == nil {
 			err = s.connect(ctx)
 			s.hub.pace.end(place, resultOf(err, ctx))
+		} else if errors.Is(err, errMoved) {
+			s.hub.pace.end(place, given)
 		}
 		if err == nil {
 			s.since = time.Now()
@@ -224,6 +226,19 @@ func (s *session) open(ctx context.Context, place *attempt) (err error) {
 	}()
 	<-done // connect watches ctx
 	return err
+}
+
+// prove takes what the connection proves itself with. It must be for the hub whose turn was waited for.
+func (s *session) prove(ctx context.Context) (err error) {
+	if s.login, err = s.member.Credential.Login(ctx, s.attempt()); err != nil {
+		return err
+	}
+	if !strings.EqualFold(s.login.Hub, s.hub.name) {
+		return fmt.Errorf("%w to %s", errMoved, s.login.Hub)
+	}
+	known := gateway.IdentityID(s.login.ClientID)
+	s.events, s.letterTopic = eventsTopic(known), cloudTopic(known)
+	return nil
 }
 
 // opening is what connect and the library's call for a connection share. The library keeps its call for as
