@@ -104,6 +104,7 @@ func (l *link) again(ctx context.Context, e *ending) bool {
 		return true
 	}
 	l.giveBack()
+	l.giveBack() // it pauses first
 	v := l.history.after(*e, l.pool.cfg.RetryMost, l.random())
 	l.logLoss(v)
 	return l.pause(ctx, v, e.proof)
