@@ -23,6 +23,7 @@ type flight struct {
 	start time.Time  // when it was sent; zero if none is
 	took  time.Duration
 	round uint64 // counts the times that took was set
+	sizes []int  // bytes, of the entries of seqs
 }
 
 func newFlight() *flight { return &flight{room: make(chan struct{}, 1)} }
@@ -63,10 +64,29 @@ func (f *flight) add(seq uint64, now time.Time) (id uint16, first bool) {
 	if f.start.IsZero() {
 		f.timed, f.start = seq, now
 	}
-	f.seqs = append(f.seqs, seq)
+	f.seqs, f.sizes = append(f.seqs, seq), append(f.sizes, 0)
 	id = dial.FirstOwnID + f.next
 	f.next = (f.next + 1) & idMask
 	return id, first
+}
+
+// weigh notes how many bytes the entry has that was added last.
+func (f *flight) weigh(size int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.sizes); n > 0 { // else it is acknowledged already
+		f.sizes[n-1] = size
+	}
+}
+
+// heaviest is the size of the largest entry in flight, bytes.
+func (f *flight) heaviest() (most int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, size := range f.sizes {
+		most = max(most, size)
+	}
+	return most
 }
 
 // ack takes the PUBACK of a packet id and returns the entry it is about. Any but the oldest in flight
@@ -80,6 +100,7 @@ func (f *flight) ack(id uint16, now time.Time) (seq uint64, err error) {
 	}
 	seq = f.seqs[0]
 	f.seqs = f.seqs[:copy(f.seqs, f.seqs[1:])]
+	f.sizes = f.sizes[:copy(f.sizes, f.sizes[1:])]
 	f.moved = now
 	if seq == f.timed && !f.start.IsZero() {
 		f.took, f.start = now.Sub(f.start), time.Time{}

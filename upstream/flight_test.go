@@ -125,3 +125,23 @@ func TestTheWindowHalvesWhileTheHubHoldsMessagesUpAndGrowsByOne(t *testing.T) {
 		t.Errorf("window %d, more than the most", window)
 	}
 }
+
+func TestTheLargestInFlightIsKnownUntilItIsAcknowledged(t *testing.T) {
+	now := time.Now()
+	f := newFlight()
+	var ids []uint16
+	for seq, size := range []int{10, 500, 20} {
+		id, _ := f.add(uint64(seq+1), now)
+		f.weigh(size)
+		ids = append(ids, id)
+	}
+	for i, want := range []int{500, 20, 0} {
+		if _, err := f.ack(ids[i], now); err != nil || f.heaviest() != want {
+			t.Errorf("after %d: %d bytes, want %d; %v", i+1, f.heaviest(), want, err)
+		}
+	}
+	f.add(4, now)
+	if f.weigh(30); f.heaviest() != 30 {
+		t.Errorf("%d bytes", f.heaviest())
+	}
+}

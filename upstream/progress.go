@@ -61,7 +61,7 @@ func (s *session) checkProgress() {
 	if !some {
 		return
 	}
-	ping, next, err := s.pool.cfg.judge(time.Now(), moved, s.conn.Heard(), patience(int(s.largest.Load())))
+	ping, next, err := s.pool.cfg.judge(time.Now(), moved, s.conn.Heard(), patience(s.flight.heaviest()))
 	if err == nil && ping {
 		_, err = s.conn.Write(pingRequest[:])
 	}

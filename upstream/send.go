@@ -126,10 +126,9 @@ type message struct {
 func (s *session) append(out *outgoing, m message) {
 	id, first := s.flight.add(m.seq, time.Now())
 	if first {
-		s.largest.Store(0)
 		s.late.Reset(s.pool.cfg.firstLook())
 	}
-	s.largest.Store(max(s.largest.Load(), int64(len(m.telemetry.Body))))
+	s.flight.weigh(len(m.telemetry.Body))
 	out.topic = appendMessageTopic(out.topic[:0], s.events, m.id, m.telemetry)
 	out.packets = appendPublish(out.packets, out.topic, id, m.telemetry.Body)
 	s.hub.quota.count(len(out.topic)-len(s.events)+len(m.telemetry.Body), s.pool.cfg.Now())

@@ -73,7 +73,6 @@ type session struct {
 	inbox       serial        // turns of receive
 	taken       atomic.Uint64 // PUBLISH packets of the hub that receive has had
 	late        *time.Timer   // ends the connection if nothing in flight is acknowledged in time
-	largest     atomic.Int64  // bytes, of the messages sent since nothing was in flight
 	refused     serial        // turns of direct methods that are too many
 	closing     atomic.Bool   // no command begins any more: it could not be answered
 	missed      atomic.Bool   // a change of desired properties was not taken
