@@ -126,15 +126,15 @@ func TestMicrosoftsSDKProvisionsADeviceThatThenSendsToItsHub(t *testing.T) {
 			return provisionConfig{ID: "group-key", GroupKey: e.Attestation.SymmetricKey.SecondaryKey}
 		}},
 		"a certificate over WebSocket": {"MqttWs", func() provisionConfig {
-			leaf, key := pemOf(t, issue(t, "own-certificate", nil))
+			leaf, key := testkit.PEM(t, issue(t, "own-certificate", nil))
 			enroll(t, hub, hubsim.Enrollment{RegistrationID: "own-certificate", Attestation: byCertificate(false, leaf)})
 			return provisionConfig{ID: "own-certificate", Cert: leaf, CertKey: key}
 		}},
 		"a certificate of a group": {"Mqtt", func() provisionConfig {
 			root := issue(t, "plant 7", nil)
-			text, _ := pemOf(t, root)
+			text, _ := testkit.PEM(t, root)
 			enroll(t, hub, hubsim.Enrollment{EnrollmentGroupID: "certificates", Attestation: byCertificate(true, text)})
-			leaf, key := pemOf(t, issue(t, "group-certificate", &root))
+			leaf, key := testkit.PEM(t, issue(t, "group-certificate", &root))
 			return provisionConfig{ID: "group-certificate", Cert: leaf, CertKey: key}
 		}},
 	} {
@@ -165,7 +165,7 @@ func TestMicrosoftsSDKIsToldWhyItHasNoHub(t *testing.T) {
 	off := enroll(t, hub, hubsim.Enrollment{RegistrationID: "disabled", ProvisioningStatus: "disabled", Attestation: byKey()})
 	wrong := provisionConfig{Transport: "Mqtt", ID: "boiler", Key: off.Attestation.SymmetricKey.PrimaryKey}
 	stranger := issue(t, "boiler-9", nil)
-	cert, key := pemOf(t, stranger)
+	cert, key := testkit.PEM(t, stranger)
 	for name, c := range map[string]struct {
 		cfg  provisionConfig
 		want string
@@ -216,7 +216,7 @@ func TestMicrosoftsSDKFollowsItsEnrolmentToAnotherHub(t *testing.T) {
 
 func TestMicrosoftsServiceSDKManagesEnrolments(t *testing.T) {
 	hub := provisioningHub(t, sdkName)
-	certificate, _ := pemOf(t, issue(t, "sensor-1", nil))
+	certificate, _ := testkit.PEM(t, issue(t, "sensor-1", nil))
 	var said map[string]json.RawMessage
 	runNode(t, &said, []string{
 		"NODE_EXTRA_CA_CERTS=" + trustFile(t, hub), "NODE_OPTIONS=--require ./ports.js", "HUB_MQTT=" + hub.MQTTAddr(), "HUB_HTTPS=" + hub.HTTPSAddr(),

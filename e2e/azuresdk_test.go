@@ -229,15 +229,15 @@ func (v sdkVariant) config(t *testing.T, hub *hubsim.Hub) sdkConfig {
 	case "thumbprint":
 		leaf := issue(t, "any name", nil)
 		c.Thumbprint = fmt.Sprintf("%X", sha256.Sum256(leaf.Certificate[0]))
-		cfg.Cert, cfg.Key = pemOf(t, leaf)
+		cfg.Cert, cfg.Key = testkit.PEM(t, leaf)
 	case "authority":
 		root := issue(t, "plant 7", nil)
-		text, _ := pemOf(t, root)
+		text, _ := testkit.PEM(t, root)
 		if err := hub.AddDeviceCA([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		c.X509CA = true
-		cfg.Cert, cfg.Key = pemOf(t, issue(t, v.identity(), &root))
+		cfg.Cert, cfg.Key = testkit.PEM(t, issue(t, v.identity(), &root))
 	}
 	c, err := hub.RegisterWith("dev1", v.module, c)
 	if err != nil {

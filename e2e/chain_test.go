@@ -40,13 +40,13 @@ func TestARegisterArrivesInTheHubAndAMethodComesBack(t *testing.T) {
 func TestARegisterArrivesInTheHubAndAMethodComesBackOverTLS(t *testing.T) {
 	authority := issue(t, "plant 7", nil)
 	own, client := issue(t, "plc", &authority), issue(t, "gateway", &authority)
-	trust, _ := pemOf(t, authority)
+	trust, _ := testkit.PEM(t, authority)
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM([]byte(trust))
 	plc := startPLCAs(t, modbus.ServerConfiguration{URL: "tcp+tls://", TLSServerCert: &own, TLSClientCAs: clients})
 	plant := newPlant(t, startHub(t), plc.devicesAt(fmt.Sprintf(
 		"{ tls: %q, timeout: 2s, trust: file:plant-ca.pem, certificate: file:gateway.pem, private_key: file:gateway.key }", plc.address), "100ms"), plcIdentities...)
-	certificate, key := pemOf(t, client)
+	certificate, key := testkit.PEM(t, client)
 	for name, text := range map[string]string{"plant-ca.pem": trust, "gateway.pem": certificate, "gateway.key": key} {
 		plant.write(name, text)
 	}

@@ -2,9 +2,6 @@ package hubsim_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/tls"
@@ -12,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -23,46 +19,21 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"iothub-gateway/hubsim"
+	"iothub-gateway/internal/testkit"
 )
 
 // signer issues certificates; the zero signer issues ones that sign themselves.
-type signer struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-}
+type signer struct{ own *tls.Certificate }
 
 // issue makes a certificate for a CN that lasts until notAfter.
 func (s signer) issue(t *testing.T, name string, isCA bool, notAfter time.Time) (signer, tls.Certificate) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<60))
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true, IsCA: isCA,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter,
-	}
-	parent, parentKey := template, key
-	if s.key != nil {
-		parent, parentKey = s.certificate, s.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer{certificate, key}, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	c := testkit.Issue(t, s.own, x509.Certificate{Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true, IsCA: isCA, NotAfter: notAfter})
+	return signer{&c}, c
 }
 
 func (s signer) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.certificate.Raw})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.own.Leaf.Raw})
 }
 
 // withCertificate connects over TLS with a client certificate, nil for none, and without a password, and
@@ -115,8 +86,8 @@ func TestACertificateProvesADeviceByItsThumbprint(t *testing.T) {
 	one, oneKey := signer{}.issue(t, "whatever", false, later)
 	two, twoKey := signer{}.issue(t, "dev1", false, later)
 	_, otherKey := signer{}.issue(t, "dev1", false, later)
-	short := sha1.Sum(one.certificate.Raw)
-	colons := strings.ToLower(strings.Trim(fmt.Sprintf("% X", sha256.Sum256(two.certificate.Raw)), " "))
+	short := sha1.Sum(one.own.Leaf.Raw)
+	colons := strings.ToLower(strings.Trim(fmt.Sprintf("% X", sha256.Sum256(two.own.Leaf.Raw)), " "))
 	register(t, hub, "dev1", hubsim.Credential{Thumbprint: fmt.Sprintf("%x", short), SecondaryThumbprint: strings.ReplaceAll(colons, " ", ":")})
 	register(t, hub, "dev1/mod1", hubsim.Credential{Thumbprint: fmt.Sprintf("%X", short)})
 	register(t, hub, "dev2", hubsim.Credential{})
@@ -151,7 +122,7 @@ func TestACertificateProvesADeviceByItsAuthority(t *testing.T) {
 	stranger, _ := signer{}.issue(t, "plant root", true, later)
 	_, direct := root.issue(t, "dev1", false, later)
 	_, below := middle.issue(t, "dev1", false, later)
-	chained := tls.Certificate{Certificate: append(below.Certificate, middle.certificate.Raw), PrivateKey: below.PrivateKey}
+	chained := tls.Certificate{Certificate: append(below.Certificate, middle.own.Leaf.Raw), PrivateKey: below.PrivateKey}
 	_, module := root.issue(t, "dev1/mod1", false, later)
 	_, expired := root.issue(t, "dev1", false, time.Now().Add(-time.Minute))
 	_, foreign := stranger.issue(t, "dev1", false, later)
@@ -208,7 +179,7 @@ func TestAPasswordGoesBeforeACertificate(t *testing.T) {
 	if code := connack(sign(resource, key, later, "")); code != 0 {
 		t.Errorf("a good token beside a certificate: CONNACK %d", code)
 	}
-	register(t, hub, "dev1", hubsim.Credential{Thumbprint: fmt.Sprintf("%x", sha1.Sum(own.certificate.Raw))})
+	register(t, hub, "dev1", hubsim.Credential{Thumbprint: fmt.Sprintf("%x", sha1.Sum(own.own.Leaf.Raw))})
 	if code := connack(sign(resource, key, later, "")); code != 5 {
 		t.Errorf("the token of a key that it had: CONNACK %d", code)
 	}
@@ -230,7 +201,7 @@ func TestAPasswordGoesBeforeACertificate(t *testing.T) {
 func TestACertificateWorksOverWebSocket(t *testing.T) {
 	hub := startHub(t, hubConfig())
 	own, ownKey := signer{}.issue(t, "dev1", false, time.Now().Add(time.Hour))
-	register(t, hub, "dev1", hubsim.Credential{Thumbprint: fmt.Sprintf("%x", sha1.Sum(own.certificate.Raw))})
+	register(t, hub, "dev1", hubsim.Credential{Thumbprint: fmt.Sprintf("%x", sha1.Sum(own.own.Leaf.Raw))})
 	for want, certificates := range map[byte][]tls.Certificate{0: {ownKey}, 5: nil} {
 		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: hub.CAPool(), ServerName: "localhost", Certificates: certificates}}
 		t.Cleanup(transport.CloseIdleConnections)
@@ -274,7 +245,7 @@ func TestCertificatesAreRegisteredOverREST(t *testing.T) {
 	own, ownKey := signer{}.issue(t, "dev1", false, later)
 	root, _ := signer{}.issue(t, "root", true, later)
 	_, byRoot := root.issue(t, "dev2", false, later)
-	thumb := fmt.Sprintf("%X", sha1.Sum(own.certificate.Raw))
+	thumb := fmt.Sprintf("%X", sha1.Sum(own.own.Leaf.Raw))
 	for _, c := range []struct{ method, path, body, want string }{
 		{"PUT", "/hubsim/devices/dev1", `{"thumbprint":"` + strings.ToLower(thumb) + `"}`, `{"deviceId":"dev1","thumbprint":"` + thumb + `"}`},
 		{"PUT", "/hubsim/devices/dev2", `{"x509ca":true}`, `{"deviceId":"dev2","x509ca":true}`},

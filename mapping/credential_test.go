@@ -1,14 +1,9 @@
 package mapping
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/testkit"
 )
 
 // identified is a device of a mapping whose identity section is given.
@@ -77,24 +73,11 @@ func TestTheWayToTheHubIsReadAsItIsWritten(t *testing.T) {
 // x509Pair writes a certificate with its key, valid in a span of time around now.
 func x509Pair(t *testing.T, dir, name string, from, to time.Duration) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: cert}, ".key": {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(filepath.Join(dir, name+file), pem.EncodeToMemory(block), 0o600); err != nil {
+	certificate, key := testkit.PEM(t, testkit.Issue(t, nil, x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to),
+	}))
+	for file, text := range map[string]string{".crt": certificate, ".key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name+file), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

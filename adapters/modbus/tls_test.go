@@ -1,14 +1,10 @@
 package modbus
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -20,34 +16,21 @@ import (
 
 // authority signs certificates.
 type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	own  tls.Certificate
 	pool *x509.CertPool
 }
 
 // issue makes a certificate that parent signs; nil signs itself.
 func issue(t *testing.T, parent *authority, template x509.Certificate) (tls.Certificate, *authority) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(1), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	signer, signed := key, &template
+	var signer *tls.Certificate
 	if parent != nil {
-		signer, signed = parent.key, parent.cert
+		signer = &parent.own
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, signed, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := testkit.Issue(t, signer, template)
 	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, &authority{cert, key, pool}
+	pool.AddCert(own.Leaf)
+	return own, &authority{own, pool}
 }
 
 // secure serves f over TLS and asks clients for a certificate of ca.

@@ -1,49 +1,26 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
-	"math/big"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"iothub-gateway/adapters/modbus"
 	"iothub-gateway/identity"
+	"iothub-gateway/internal/testkit"
 	"iothub-gateway/mapping"
 )
 
 // keyPair writes a self-signed certificate and its key.
 func keyPair(t *testing.T, dir, name string, mode os.FileMode) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	certificate, key := testkit.PEM(t, testkit.Issue(t, nil, x509.Certificate{}))
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, name+".pem"), []byte(certificate), 0o644),
+		os.WriteFile(filepath.Join(dir, name+".key"), []byte(key), mode)); err != nil {
 		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{
-		name + ".pem": {Type: "CERTIFICATE", Bytes: cert}, name + ".key": {Type: "PRIVATE KEY", Bytes: private},
-	} {
-		perm := os.FileMode(0o644)
-		if strings.HasSuffix(file, ".key") {
-			perm = mode
-		}
-		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), perm); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

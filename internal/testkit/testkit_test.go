@@ -2,6 +2,8 @@ package testkit
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -110,5 +112,25 @@ func TestNotesAreKeptUntilTheyAreForgotten(t *testing.T) {
 func TestNamesAreThoseOfTests(t *testing.T) {
 	if names := Names(t, "."); !names["TestNamesAreThoseOfTests"] || names["verdict"] || len(names) < 5 {
 		t.Error(names)
+	}
+}
+
+func TestAnIssuedCertificateIsGoodForWhoTrustsItsParent(t *testing.T) {
+	root := Issue(t, nil, x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	leaf := Issue(t, &root, x509.Certificate{DNSNames: []string{"localhost"}})
+	pool := x509.NewCertPool()
+	certificate, _ := PEM(t, root)
+	if !pool.AppendCertsFromPEM([]byte(certificate)) {
+		t.Fatal(certificate)
+	}
+	if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: "localhost"}); err != nil {
+		t.Error(err)
+	}
+	pair, err := tls.X509KeyPair(func() (c, k []byte) { a, b := PEM(t, leaf); return []byte(a), []byte(b) }())
+	if err != nil || !pair.Leaf.Equal(leaf.Leaf) {
+		t.Error(err)
+	}
+	if ended := Issue(t, nil, x509.Certificate{NotAfter: time.Unix(1e9, 0)}); !ended.Leaf.NotAfter.Equal(time.Unix(1e9, 0)) {
+		t.Error(ended.Leaf.NotAfter)
 	}
 }
