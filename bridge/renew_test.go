@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -50,16 +49,11 @@ func TestARenewedWayUpRepeatsNothingOfWhatStaysAndTellsWhatIsNewOnce(t *testing.
 // judged their readings, and calls of different mappings must not block each other although each has another order.
 func TestCallsOfTwoMappingsKeepTheOrderAndDoNotBlockEachOther(t *testing.T) {
 	var mu sync.Mutex // guards last
-	last := map[gateway.IdentityID][]byte{}
+	last := lastBodies{}
 	put := func(_ context.Context, ts ...gateway.Telemetry) error {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, m := range ts {
-			if bytes.Equal(last[m.Identity], m.Body) {
-				t.Errorf("%s was put twice in a row: %s", m.Identity, m.Body)
-			}
-			last[m.Identity] = m.Body
-		}
+		last.take(t, ts)
 		return nil
 	}
 	points := []gateway.Point{field("x", "a"), field("y", "b"), field("z", "c")}

@@ -20,7 +20,7 @@ import (
 // and calls whose Put fails must leave no trace.
 func TestMessagesArePutInTheOrderTheirReadingsWereJudged(t *testing.T) {
 	var mu sync.Mutex // guards last and puts
-	last := make(map[gateway.IdentityID][]byte)
+	last := lastBodies{}
 	puts := 0
 	put := func(_ context.Context, ts ...gateway.Telemetry) error {
 		runtime.Gosched() // the disk takes its time
@@ -29,12 +29,7 @@ func TestMessagesArePutInTheOrderTheirReadingsWereJudged(t *testing.T) {
 		if puts++; puts%5 == 0 {
 			return errors.New("disk full")
 		}
-		for _, m := range ts {
-			if bytes.Equal(last[m.Identity], m.Body) {
-				t.Errorf("%s was put twice in a row: %s", m.Identity, m.Body)
-			}
-			last[m.Identity] = m.Body
-		}
+		last.take(t, ts)
 		return nil
 	}
 	points := []gateway.Point{field("x", "a"), field("y", "b"), field("z", "c")}
@@ -104,5 +99,18 @@ func TestAcceptAllocatesPerCallAndPerMessageNotPerReading(t *testing.T) {
 	})
 	if quiet > 4 || busy > 8 {
 		t.Errorf("100 readings cost %v allocations with nothing due and %v with all due", quiet, busy)
+	}
+}
+
+// lastBodies are the newest message of each identity.
+type lastBodies map[gateway.IdentityID][]byte
+
+// take finds messages that are the same as the one before.
+func (last lastBodies) take(t *testing.T, ts []gateway.Telemetry) {
+	for _, m := range ts {
+		if bytes.Equal(last[m.Identity], m.Body) {
+			t.Errorf("%s was put twice in a row: %s", m.Identity, m.Body)
+		}
+		last[m.Identity] = m.Body
 	}
 }
