@@ -58,7 +58,7 @@ Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 				if err != nil {
 					return err
 				}
-				return o.dropped(io, lane, n)
+				return o.dropped(io, lane, n, all)
 			})
 		},
 	}
@@ -67,19 +67,23 @@ Exit code: 0 dropped, 1 not dropped, 2 wrong command line.`,
 	return c
 }
 
-// dropped says what of a lane, as it was before, was dropped. That nothing could be dropped of what waits
-// is a failure.
-func (o *queueOptions) dropped(io streams, before control.LaneStatus, n int64) error {
+// dropped says what of a lane, as it was before, was dropped, and why not the rest; all is --all. That nothing
+// could be dropped of what waits is a failure.
+func (o *queueOptions) dropped(io streams, before control.LaneStatus, n int64, all bool) error {
+	why := "may be on the way to the hub already, or sent before the last start (then --all drops them)"
+	if all {
+		why = "may be on the way to the hub already"
+	}
 	sentence := fmt.Sprintf("%s of %s dropped; a gap message tells the cloud", count(int(n), "message"), before.Identity)
 	var failed error
 	switch {
 	case before.Entries == 0:
 		sentence = "nothing waits for " + before.Identity
 	case n == 0:
-		sentence = fmt.Sprintf("nothing of %s was dropped: %s may be on the way to the hub already, or sent before the last start (then --all drops them)", before.Identity, count(int(before.Entries), "message"))
+		sentence = fmt.Sprintf("nothing of %s was dropped: %s %s", before.Identity, count(int(before.Entries), "message"), why)
 		failed = &failure{code: exitFailed}
 	case n < before.Entries:
-		sentence += fmt.Sprintf("; %d may be on the way to the hub already, or sent before the last start (then --all drops them), and wait on", before.Entries-n)
+		sentence += fmt.Sprintf("; %d %s, and wait on", before.Entries-n, why)
 	}
 	return errors.Join(o.done(io, map[string]any{"identity": before.Identity, "dropped": n}, sentence), failed)
 }

@@ -89,14 +89,18 @@ func TestADropSaysWhatItLeft(t *testing.T) {
 		70: "70 messages of press dropped; a gap message tells the cloud\n",
 	} {
 		var out bytes.Buffer
-		err := (&queueOptions{}).dropped(streams{out: &out}, before, n)
+		err := (&queueOptions{}).dropped(streams{out: &out}, before, n, false)
 		if out.String() != want || (err == nil) != (n > 0) {
 			t.Errorf("%d dropped: %q, %v", n, out.String(), err)
 		}
 	}
 	var out bytes.Buffer
-	if err := (&queueOptions{}).dropped(streams{out: &out}, control.LaneStatus{Identity: "press"}, 0); err != nil || out.String() != "nothing waits for press\n" {
+	if err := (&queueOptions{}).dropped(streams{out: &out}, control.LaneStatus{Identity: "press"}, 0, true); err != nil || out.String() != "nothing waits for press\n" {
 		t.Errorf("%q, %v", out.String(), err)
+	}
+	out.Reset()
+	if err := (&queueOptions{}).dropped(streams{out: &out}, before, 69, true); err != nil || strings.Contains(out.String(), "--all") {
+		t.Errorf("after --all: %q, %v", out.String(), err)
 	}
 }
 
