@@ -7,8 +7,9 @@
 #              random packets at the simulated hub for MINUTES= (10); no wrong value from Modbus devices that
 #              misbehave, READS= (1,000,000); IDENTITIES= (2,000) over TLS while their hub is
 #              killed and comes back, the trouble of some beside 500 others, the true source of FLEET_MESSAGES=
-#              (1,000,000), a pool in a bad network for STORM= minutes (5); RELOADS= (300) of changing
-#              mappings under load. Takes root, and downloads a Debian once
+#              (1,000,000), a pool in a bad network for STORM= minutes (5), RENEWALS= (300) with a thousand
+#              messages in flight; RELOADS= (300) of changing mappings under load. Takes root, and downloads a
+#              Debian once
 # make soak    the load of kill -9 for HOURS= (24), each run of the gateway for up to ten minutes
 # make build   the gateway for this machine, into bin/
 # make cross   the gateway for every platform it ships on, into bin/
