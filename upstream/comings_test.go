@@ -2,10 +2,16 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	gateway "iothub-gateway"
 	"iothub-gateway/identity"
@@ -114,4 +120,36 @@ func TestATakeOverIsToldAlsoIfTheOtherOneIsFasterThanOurSubscriptions(t *testing
 		l := r.pool.Stats()[0]
 		return l.State == StateConflict && strings.Contains(l.LastError, "another gateway") && strings.Contains(l.LastError, "subscribing")
 	})
+}
+
+// heard calls a function when something has come. It says of a close what a real connection says.
+type heard struct {
+	net.Conn
+	then func()
+}
+
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	if h.then(); errors.Is(err, io.ErrClosedPipe) {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+func TestAStopAtTheMomentOfTheConnectionLeavesNothingBehind(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			hub := &pipeHub{}
+			ctx, cancel := context.WithCancel(t.Context())
+			cfg := Config{Log: zerolog.Nop(), Dial: func(context.Context, identity.Login) (*dial.Conn, error) {
+				near, far := net.Pipe()
+				go hub.serve(far)
+				return dial.Guard(heard{near, cancel}, time.Second, 1<<20), nil
+			}}
+			if err := NewPool(cfg, []Member{member("d", holdsFor("d", time.Hour))}, nil).Run(ctx); err != nil {
+				t.Error(err)
+			}
+			later(time.Second) // whatever is left now is left for good
+		})
+	}
 }

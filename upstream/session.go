@@ -288,6 +288,7 @@ func (s *session) connect(ctx context.Context) error {
 		// A connection that is there already has been closed by now, which ends the library's wait.
 		<-token.Done()
 		if o.err == nil {
+			s.abandon()
 			return fmt.Errorf("connecting: the hub does not answer: %w", dialing.Err())
 		}
 	}
@@ -298,10 +299,15 @@ func (s *session) connect(ctx context.Context) error {
 		return err
 	}
 	if !o.keep() {
+		s.abandon()
 		return fmt.Errorf("connecting: %w", context.Cause(dialing))
 	}
 	return nil
 }
+
+// abandon lets the library go that may have connected at the last moment: it takes the end of a connection that
+// we close for its own doing, and would keep its goroutines.
+func (s *session) abandon() { s.client.Disconnect(disconnectWait) }
 
 // notConnected is why the hub did not accept the connection, nil if it did.
 func (s *session) notConnected(token *mqtt.ConnectToken) error {
