@@ -56,6 +56,7 @@ type clock struct {
 	mu       sync.Mutex // guards the fields below
 	earliest time.Time
 	last     reading // when it was last synchronised; zero if it has not been yet
+	before   reading // since when it is synchronised and runs before earliest; zero if it does not
 	now      synchrony
 }
 
@@ -70,7 +71,7 @@ func (c *clock) Now() (now time.Time, good bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = r.sync
-	if r.wall.Before(c.earliest) {
+	if r.wall.Before(c.earliest) && !c.outlasts(r) {
 		return r.wall, false
 	}
 	if r.sync == synchronised {
@@ -80,13 +81,37 @@ func (c *clock) Now() (now time.Time, good bool) {
 }
 
 // steady tells whether the clock has been right and has not been set since.
-func (c *clock) steady(r reading) bool {
-	if c.last.wall.IsZero() {
+func (c *clock) steady(r reading) bool { return r.undisturbed(c.last) }
+
+// undisturbed tells whether nobody has set the clock since an earlier reading; false if there is none.
+func (r reading) undisturbed(since reading) bool {
+	if since.wall.IsZero() {
 		return false
 	}
-	ran, passed := r.wall.Round(0).Sub(c.last.wall.Round(0)), r.boot-c.last.boot
+	ran, passed := r.wall.Round(0).Sub(since.wall.Round(0)), r.boot-since.boot
 	allowed := driftBase + time.Duration(driftRate*float64(passed))
 	return (ran - passed).Abs() <= allowed
+}
+
+// believedAfter is how long a clock must have been kept before the time that was known to be right last, until it is
+// that time which counts as wrong: somebody had told this machine a time in the future.
+const believedAfter = time.Hour
+
+// outlasts tells whether a reading before earliest is to be believed, and takes it for the earliest then. No clock
+// is right before the time of the build.
+func (c *clock) outlasts(r reading) bool {
+	switch {
+	case r.sync != synchronised || r.wall.Before(buildTime()):
+		c.before = reading{}
+		return false
+	case !r.undisturbed(c.before):
+		c.before = r
+		return false
+	case r.boot-c.before.boot < believedAfter:
+		return false
+	}
+	c.earliest, c.before = r.wall, reading{}
+	return true
 }
 
 // clockBehind is what the status page says of a clock that cannot be right.
