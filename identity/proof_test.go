@@ -118,6 +118,7 @@ func TestAReadyTokenIsTakenAsItIsAndReadAgainForEachConnection(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
+	there = token(host+"/devices/d", time.Hour)
 	before, _ := ready.Login(t.Context(), Attempt{Now: now})
 	there = token(host, time.Hour)
 	one, _ := ready.Login(t.Context(), Attempt{Now: now})
