@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	gateway "iothub-gateway"
@@ -105,7 +106,7 @@ func namesOf(d control.Difference, new bool) map[string]bool {
 }
 
 // staff gives the next generation its parts: those that stay, and new ones. A new listener takes its address
-// now, unless one that goes has the same port: then as soon as it is free.
+// now; if that is in use and one that goes has the same port, as soon as it is free.
 func (s *service) staff(t *transition, c control.Changes) error {
 	g, log := t.next, s.cfg.log
 	links, listeners := t.staying(t.old.links, c.Links), t.staying(t.old.listeners, c.Listeners)
@@ -131,10 +132,9 @@ func (s *service) staff(t *transition, c control.Changes) error {
 		p := listeners[l.Name]
 		if p == nil {
 			p = t.begin(listenerPart(l, s.keysOf(l), log))
-			if !ports[portOf(l.Listen)] {
-				if err := p.listener.Bind(); err != nil {
-					return errors.Join(err, t.giveUp())
-				}
+			err := p.listener.Bind()
+			if err != nil && !(ports[portOf(l.Listen)] && errors.Is(err, syscall.EADDRINUSE)) {
+				return errors.Join(err, t.giveUp())
 			}
 		}
 		g.listeners = append(g.listeners, p)

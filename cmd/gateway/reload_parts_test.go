@@ -178,6 +178,11 @@ func TestAListenerThatChangesKeepsItsAddressAndOneWhoseAddressIsTakenRefusesAll(
 		t.Errorf("exit %d, %v", code, r.Refused)
 	}
 	w.goesOn("a")
+	w.edit("127.0.0.1:"+taken, "192.0.2.1:"+port) // the port is to become free, but not where this machine is not
+	if r, code := w.reload(); code != exitFailed || len(r.Refused) != 1 || !strings.Contains(r.Refused[0], "192.0.2.1") {
+		t.Errorf("exit %d, %v", code, r.Refused)
+	}
+	w.goesOn("a")
 	put(port, "a", "b")
 	if r, code := w.reload(); code != exitOK || len(r.Changes.Listeners.Changed) != 1 {
 		t.Errorf("exit %d, %v, %+v", code, r.Refused, r.Changes)
