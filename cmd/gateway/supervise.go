@@ -219,7 +219,7 @@ func (v *supervisor) look(now time.Time) status.Health {
 	var apart, offline alike
 	for _, id := range page.Identities {
 		switch {
-		case !id.Connected && now.Sub(page.Loaded.At) > connectGrace && now.Sub(id.Since) > renewGrace:
+		case !id.Connected && overdue(id.Since, page.Loaded.At, now):
 			apart.add(orNothing(id.LastError), id.Identity)
 		case id.Connected && id.LastError != "":
 			add(status.Degraded, fmt.Sprintf("identity %s: %s", id.Identity, id.LastError))
@@ -245,6 +245,13 @@ func (v *supervisor) look(now time.Time) status.Health {
 		add(status.Degraded, fmt.Sprintf("%s offline: %s", are("device", "devices", who), why))
 	})
 	return h
+}
+
+// overdue tells whether an identity without a connection has had its time to connect. since is when it lost the last
+// one, or first failed, zero before; a reload, at loaded, gives no more time to one that was apart long before.
+func overdue(since, loaded, now time.Time) bool {
+	apart := now.Sub(since)
+	return apart > renewGrace && (now.Sub(loaded) > connectGrace || !since.IsZero() && apart > connectGrace)
 }
 
 // overload says that a link is asked more than it can carry; "" if it is not (MB-52).
