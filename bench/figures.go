@@ -139,7 +139,7 @@ func figures() []figure {
 		all = append(all, figure{
 			name: fmt.Sprintf("identity_memory_%d", n), unit: "bytes", target: "at most 1.25",
 			what:    fmt.Sprintf("resident memory of one idle identity over TLS, of %d in a process of their own, the hub in another", n),
-			limitIs: "paho alone with as many connections",
+			limitIs: "paho alone with as many connections, made at the same pace, of the same age and subscribed to nothing",
 			value:   plain(func(ctx context.Context) (float64, error) { return identityMemory(ctx, "product", n) }),
 			limit:   plain(func(ctx context.Context) (float64, error) { return identityMemory(ctx, "bare", n) }),
 			once:    n == 8000,
