@@ -178,7 +178,7 @@ const whereItStands = "where it stands"
 
 // source is where a point is read.
 type source struct {
-	at   string // link or listener
+	at   string // address of the link, or name of the listener
 	unit uint8
 	// device is that of a listener without its points; point is the southbound half.
 	device, point any
@@ -191,7 +191,7 @@ func sourcesOf(p *mapping.Plant) map[gateway.PointID]source {
 		for _, d := range link.Devices {
 			for _, point := range d.Points {
 				point.WriteRate, point.Poll, point.Writable = 0, 0, false
-				all[point.ID] = source{at: link.Name, unit: d.Unit, point: point}
+				all[point.ID] = source{at: link.Address, unit: d.Unit, point: point}
 			}
 		}
 	}

@@ -68,6 +68,10 @@ func TestOnlyWhatChangedCountsAsChanged(t *testing.T) {
 		{"a period", []string{"deadband: 1", "deadband: 1, poll: 7s"}, func(c *control.Changes) {
 			c.Points, c.Links = one(3, "boiler/temp", "poll"), one(1, "line", "device boiler")
 		}},
+		{"another controller's address", []string{"tcp: 10.0.0.1:502", "tcp: 10.0.0.3:502"}, func(c *control.Changes) {
+			c.Links = one(1, "line", "settings")
+			c.Points = control.Difference{Changed: []control.Change{{Name: "boiler/temp", Why: []string{whereItStands}}, {Name: "boiler/setpoint", Why: []string{whereItStands}}}, Untouched: 2}
+		}},
 		{"a timeout", []string{"10.0.0.1:502", "10.0.0.1:502, timeout: 7s"}, func(c *control.Changes) { c.Links = one(1, "line", "settings") }},
 		{"a key", []string{"file:pump", "file:pump-2"}, func(c *control.Changes) { c.Identities = one(2, "pump", "credential") }},
 		{"properties", []string{"site: a", "site: b"}, func(c *control.Changes) { c.Identities = one(2, "boiler", "properties") }},
