@@ -26,7 +26,7 @@ PEERS := systemd-analyze=systemd mosquitto_pub=mosquitto-clients mbpoll=mbpoll \
 
 # What reads bytes of strangers: PACKAGE/TARGET.
 FUZZ := $(addprefix hubsim/,FuzzPacketReader FuzzTopics FuzzBag FuzzParseToken FuzzParseUserName FuzzReportedPatch FuzzQuery) \
-	$(addprefix adapters/modbus/,FuzzDecode FuzzWrite FuzzFind) mapping/FuzzLocate identity/FuzzProvisioningTopic $(addprefix upstream/,FuzzTelemetryTopic FuzzMessageBag)
+	$(addprefix adapters/modbus/,FuzzDecode FuzzWrite FuzzFind) mapping/FuzzLocate internal/dial/FuzzGuard identity/FuzzProvisioningTopic $(addprefix upstream/,FuzzTelemetryTopic FuzzMessageBag)
 FUZZTIME ?= 5s
 
 .PHONY: test fuzz proof soak lint build cross bench
