@@ -207,7 +207,7 @@ func sourcesOf(p *mapping.Plant) map[gateway.PointID]source {
 	return all
 }
 
-// polls are how points are asked for and written, beside where they stand.
+// pollsOf says how points of links are asked for and written, beside where they stand.
 func pollsOf(p *mapping.Plant) map[gateway.PointID][]trait {
 	all := map[gateway.PointID][]trait{}
 	for _, link := range p.Links {
